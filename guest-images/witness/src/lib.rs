@@ -1,0 +1,1 @@
+//! Guest-side protocol of the witness service.

@@ -1,0 +1,2 @@
+//! The witness service.
+fn main() {}

@@ -1,0 +1,8 @@
+//! The event log of a replicated virtual machine, and the channel that carries it.
+//!
+//! Everything here but `segment::{writer, reader, recovery}` and `transport::tcp` is pure: no
+//! clocks, sockets, files or async. This crate imports no other workspace crate.
+
+pub mod execution_point;
+pub mod host_time;
+pub mod record;

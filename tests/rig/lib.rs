@@ -1,0 +1,1 @@
+//! The lab, its hosts and the oracle.

@@ -1,0 +1,2 @@
+//! The `understudy` program: parse, run, exit status.
+fn main() {}

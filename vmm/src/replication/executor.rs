@@ -1,0 +1,104 @@
+//! What recording and replay need of a guest: real (KVM) or a toy processor in simulation.
+//!
+//! An executor is at a **point** between calls. `apply` changes guest-visible state at the point,
+//! `run` leaves it and comes back at the next one. An executor given equal inputs at equal points
+//! behaves equally: that is the property everything else rests on, and the digests check it.
+
+use logging_channel::execution_point::ExecutionPoint;
+use logging_channel::host_time::GuestTime;
+use logging_channel::record::{Digests, EndReason, OutputDevice};
+
+/// Something from outside that reaches the guest at a point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Only time moves.
+    Timer,
+    /// Console bytes.
+    Console(Vec<u8>),
+    /// A received frame.
+    Packet {
+        /// Network device.
+        device: u8,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
+    /// Random bytes that the guest asked for.
+    Entropy(Vec<u8>),
+}
+
+/// Output the guest produced on the way to the current point, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Produced {
+    /// Which device.
+    pub device: OutputDevice,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// How the guest stands at the point it reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It can be entered again.
+    Runnable,
+    /// It waits for an interrupt: nothing happens until an input is applied.
+    Halted,
+    /// It is over.
+    Ended(EndReason),
+}
+
+/// One stretch of execution, from a point to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// False when a kick ended the stretch before it reached a synchronous exit and the clock
+    /// cannot name the place where it stopped: no record may be placed there.
+    pub at_point: bool,
+    /// Output, in the order in which the guest produced it.
+    pub outputs: Vec<Produced>,
+    /// How the guest stands now.
+    pub standing: Standing,
+}
+
+/// A guest that can be recorded or replayed.
+pub trait Executor {
+    /// Failures of the host (KVM, memory), never of the guest.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The current point, with its register check.
+    ///
+    /// # Errors
+    /// When the host cannot read the registers.
+    fn point(&mut self) -> Result<ExecutionPoint, Self::Error>;
+
+    /// Digests of guest-visible state here; of memory too when `with_memory`.
+    ///
+    /// # Errors
+    /// When the host cannot read the registers.
+    fn digests(&mut self, with_memory: bool) -> Result<Digests, Self::Error>;
+
+    /// Guest time as of the last input.
+    fn guest_time(&self) -> GuestTime;
+
+    /// Guest time at which a timer of the guest is due, if one is armed.
+    fn next_deadline(&self) -> Option<GuestTime>;
+
+    /// Random bytes that the guest has asked for and not yet been given.
+    fn wanted_entropy(&self) -> usize;
+
+    /// Whether the guest has room for this input now; if not, the caller keeps it and asks again.
+    fn accepts(&self, input: &Input) -> bool;
+
+    /// Sets guest time to `time` (never earlier than [`Executor::guest_time`]) and delivers `input`.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, Self::Error>;
+
+    /// Enters the guest and returns at the next point.
+    ///
+    /// `until` is the point to land on when replaying between exits; the executor never goes past
+    /// the next synchronous exit.
+    ///
+    /// # Errors
+    /// When the host fails or the landing overshot.
+    fn run(&mut self, until: Option<ExecutionPoint>) -> Result<Stretch, Self::Error>;
+}

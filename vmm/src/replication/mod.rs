@@ -1,0 +1,7 @@
+//! Recording, replay, the Output Rule and going live: what this project exists for.
+//!
+//! Pure: no clocks, sockets, threads or KVM. `runtime` carries bytes and time.
+
+#![forbid(unsafe_code)]
+
+pub mod executor;
