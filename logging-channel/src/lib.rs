@@ -5,4 +5,5 @@
 
 pub mod execution_point;
 pub mod host_time;
+pub mod message;
 pub mod record;

@@ -1,0 +1,114 @@
+//! What the two sides of a logging channel say to each other.
+//!
+//! One message is one frame. `Log` carries records; everything else is small. The byte form is
+//! `docs/formats/log.md`; the rules of who says what when are `session`.
+
+#![forbid(unsafe_code)]
+
+use crate::record::{ClockKind, LogIndex, Record};
+use serde::{Deserialize, Serialize};
+
+/// Version of the channel's protocol; both sides must have the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// A message on the logging channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Backup to primary, first: who I am and what I would run.
+    Hello(Hello),
+    /// Primary to backup: accepted; log records follow.
+    Welcome(Welcome),
+    /// Primary to backup: not accepted; the connection closes.
+    Refused(Refused),
+    /// Primary to backup: consecutive log records.
+    Log(Vec<Record>),
+    /// Backup to primary.
+    Ack(Ack),
+    /// Both ways, at a fixed interval.
+    Heartbeat(Heartbeat),
+    /// Both ways: an orderly end; silence after it is not a failure.
+    Goodbye(Goodbye),
+}
+
+/// Everything that must match before a guest may be replicated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The VM's name.
+    pub vm: String,
+    /// Execution clock.
+    pub clock: ClockKind,
+    /// Guest CPU model and revision.
+    pub cpu_model: String,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// SHA-256 of the kernel image.
+    pub kernel_sha256: [u8; 32],
+    /// SHA-256 of the initramfs.
+    pub initramfs_sha256: [u8; 32],
+    /// The whole kernel command line.
+    pub cmdline: String,
+    /// MAC address of network device 0.
+    pub mac: [u8; 6],
+}
+
+/// The backup introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub protocol: u32,
+    /// The backup's name, as it would claim at the arbiter.
+    pub holder: String,
+    /// What it would run.
+    pub identity: Identity,
+}
+
+/// The primary accepts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The primary's name.
+    pub holder: String,
+    /// Generation under which the primary runs.
+    pub generation: u64,
+    /// Index of the first record that follows.
+    pub first_index: LogIndex,
+}
+
+/// The primary refuses, naming the first item that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// What differs, such as `kernel_sha256` or `protocol`.
+    pub item: String,
+    /// The primary's value.
+    pub ours: String,
+    /// The backup's value.
+    pub theirs: String,
+}
+
+/// The backup acknowledges.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Every record below this index is in the backup's memory.
+    pub received: LogIndex,
+    /// Every record below this index has been replayed.
+    pub replayed: LogIndex,
+    /// Synchronous exits replayed, for the execution lag.
+    pub replayed_exits: u64,
+}
+
+/// Still here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// From the primary: every output below this index was released. Zero from the backup.
+    pub released: LogIndex,
+}
+
+/// An orderly end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goodbye {
+    /// The guest ended; the End record was sent.
+    GuestEnded,
+    /// The sender was told to stop and will not run the guest again.
+    Stopped,
+    /// The sender's copy differs; it will never go live from it.
+    Diverged,
+}
