@@ -34,6 +34,12 @@ pub const CMDLINE_BYTES_MAX: usize = 4_096;
 /// Three pages KVM needs for itself, out of the guest's way (KVM_SET_TSS_ADDR).
 pub const KVM_TSS: u64 = 0xfffb_d000;
 
+/// Power-off port, where PIIX4 chipsets have their PM1a control register. Our guest kernel
+/// (`guest-images/kernel/patches/0004`) writes [`POWER_OFF_VALUE`] there, 16 bits wide.
+pub const POWER_OFF_PORT: u16 = 0x604;
+/// Sleep enable with sleep type 0 (soft off).
+pub const POWER_OFF_VALUE: u16 = 0x2000;
+
 /// First virtio-mmio window.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// Size of each window.
