@@ -44,13 +44,24 @@ impl ExecutionPoint {
     /// The exit point number `exits` with register check `check`, on the exit clock.
     #[must_use]
     pub const fn at_exit(exits: u64, check: u16) -> Self {
-        Self { exits, kind: PointKind::Exit, branches: 0, rip: 0, check }
+        Self {
+            exits,
+            kind: PointKind::Exit,
+            branches: 0,
+            rip: 0,
+            check,
+        }
     }
 
     /// The part of the point that is ordered.
     #[must_use]
     pub const fn position(&self) -> Position {
-        Position { exits: self.exits, kind: self.kind, branches: self.branches, rip: self.rip }
+        Position {
+            exits: self.exits,
+            kind: self.kind,
+            branches: self.branches,
+            rip: self.rip,
+        }
     }
 
     /// Compares positions; register checks take no part.

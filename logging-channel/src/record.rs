@@ -60,8 +60,12 @@ pub enum RecordBody {
     Entropy(Vec<u8>),
     /// The guest produced output here. Written before the output may be released.
     Output(Output),
-    /// Progress: every record at or before this point is in the log.
+    /// Every record at or before this point is in the log, unless the guest is halted here; what
+    /// the state was.
     Mark(Digests),
+    /// The guest was entered from this point and has not come back yet: nothing more happens at it.
+    /// Lets the backup run the same stretch at the same time instead of after it.
+    Progress,
     /// An operator's or the monitor's command.
     Control(Control),
     /// The guest ended at this point; nothing follows.

@@ -18,7 +18,10 @@ pub struct IrqLines {
 impl IrqLines {
     /// Drives `line` high or low. A low-to-high change is remembered as an edge.
     pub fn set(&mut self, line: u8, high: bool) {
-        debug_assert!(line < LINE_COUNT, "line numbers are constants of the layout");
+        debug_assert!(
+            line < LINE_COUNT,
+            "line numbers are constants of the layout"
+        );
         let bit = 1u16 << (line & 15);
         if high {
             self.rising |= bit & !self.levels;

@@ -4,4 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod divergence;
+pub mod engine;
 pub mod executor;
+mod recorder;
+mod replayer;

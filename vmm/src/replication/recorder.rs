@@ -1,0 +1,359 @@
+//! The recorder: stamps whatever reaches the guest from outside, and what leaves it.
+//!
+//! It acts only at points the execution clock can name. Order at one point: output that the guest
+//! produced on the way there, inputs that the guest has room for, a Timer if one is due, then a
+//! Mark; after a Mark of a runnable guest the guest is entered, so that the backup, too, may leave
+//! the point. Guest time is `base_guest + (now - base_host)`, cut to microseconds, and moves only
+//! when a record carries it.
+
+#![forbid(unsafe_code)]
+
+use super::engine::{Emitted, EngineConfig, EntropySource, Next, Place};
+use super::executor::{Executor, Input, Produced, Standing};
+use logging_channel::execution_point::ExecutionPoint;
+use logging_channel::host_time::{GuestTime, HostTime};
+use logging_channel::record::{
+    Control, EndReason, LogIndex, Output, OutputDevice, Record, RecordBody, limits,
+};
+use std::collections::VecDeque;
+
+/// Most inputs applied at one point before the guest is entered again: a flood of packets must not
+/// starve the guest that is to answer them.
+const INPUTS_PER_POINT_MAX: usize = 64;
+
+/// Longest pause that a throttle may insert at once.
+const THROTTLE_PAUSE_NS_MAX: u64 = 50_000_000;
+
+/// State of a recording.
+pub(super) struct Recorder {
+    next_index: LogIndex,
+    inbox: VecDeque<Input>,
+    inbox_bytes: usize,
+    base_host: HostTime,
+    base_guest: GuestTime,
+    marked_at: HostTime,
+    marks: u32,
+    /// The last Mark or Progress: nothing more is written at a point once it is closed.
+    closed: Option<ExecutionPoint>,
+    throttle_ns: u64,
+    paused_until: Option<HostTime>,
+    power_off: bool,
+    config: EngineConfig,
+    entropy: EntropySource,
+}
+
+impl Recorder {
+    pub(super) fn new(
+        next_index: LogIndex,
+        now: HostTime,
+        guest_time: GuestTime,
+        config: EngineConfig,
+        entropy: EntropySource,
+    ) -> Self {
+        Self {
+            next_index,
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            base_host: now,
+            base_guest: guest_time,
+            marked_at: now,
+            marks: 0,
+            closed: None,
+            throttle_ns: 0,
+            paused_until: None,
+            power_off: false,
+            config,
+            entropy,
+        }
+    }
+
+    /// Queues input; what exceeds the limit is dropped, as a network card without buffers does.
+    pub(super) fn accept(&mut self, input: Input) {
+        let bytes = input_bytes(&input);
+        if self.inbox_bytes + bytes <= self.config.inbox_bytes_max {
+            self.inbox_bytes += bytes;
+            self.inbox.push_back(input);
+        }
+    }
+
+    pub(super) fn throttle(&mut self, pause_ns: u64) {
+        self.throttle_ns = pause_ns.min(THROTTLE_PAUSE_NS_MAX);
+    }
+
+    pub(super) fn power_off(&mut self) {
+        self.power_off = true;
+    }
+
+    /// Appends a record at the present point.
+    pub(super) fn emit(
+        &mut self,
+        place: &Place,
+        guest_time: GuestTime,
+        body: RecordBody,
+        outbox: &mut Vec<Emitted>,
+    ) {
+        self.emit_with(place, guest_time, body, None, outbox);
+    }
+
+    fn emit_with(
+        &mut self,
+        place: &Place,
+        guest_time: GuestTime,
+        body: RecordBody,
+        output: Option<Produced>,
+        outbox: &mut Vec<Emitted>,
+    ) {
+        let record = Record {
+            index: self.next_index,
+            point: place.point,
+            guest_time,
+            body,
+        };
+        self.next_index = self.next_index.next();
+        outbox.push(Emitted::Recorded { record, output });
+    }
+
+    /// Writes the Output records of a stretch.
+    pub(super) fn produced(
+        &mut self,
+        place: &Place,
+        guest_time: GuestTime,
+        outputs: Vec<Produced>,
+        outbox: &mut Vec<Emitted>,
+    ) {
+        for output in outputs {
+            let body = RecordBody::Output(describe(&output));
+            self.emit_with(place, guest_time, body, Some(output), outbox);
+        }
+    }
+
+    /// Everything there is to do at the present point.
+    pub(super) fn decide<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &mut Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<Next, E::Error> {
+        if !place.at_point {
+            return Ok(self.go_on(place, executor.guest_time(), outbox));
+        }
+        if let Standing::Ended(reason) = place.standing {
+            return self.end(reason, executor, place, outbox);
+        }
+        if self.power_off {
+            let body = RecordBody::Control(Control::PowerOff);
+            self.emit(place, executor.guest_time(), body, outbox);
+            return self.end(EndReason::Commanded, executor, place, outbox);
+        }
+        if let Some(until) = self.pausing(now) {
+            return Ok(Next::Wait {
+                deadline: Some(until),
+            });
+        }
+        self.deliver(now, executor, place, outbox)?;
+        match place.standing {
+            Standing::Ended(reason) => self.end(reason, executor, place, outbox),
+            Standing::Halted => self.wait(now, executor, place, outbox),
+            Standing::Runnable => self.run(now, executor, place, outbox),
+        }
+    }
+
+    /// The guest was kicked out of a stretch: say once that it is under way, and enter it again.
+    fn go_on(&mut self, place: &Place, time: GuestTime, outbox: &mut Vec<Emitted>) -> Next {
+        if self.closed != Some(place.point) {
+            self.emit(place, time, RecordBody::Progress, outbox);
+            self.closed = Some(place.point);
+        }
+        Next::Run
+    }
+
+    /// Applies what is due: entropy that the guest asked for, inputs it has room for, its timer.
+    fn deliver<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &mut Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<(), E::Error> {
+        let time = self.guest_time(now).max(executor.guest_time());
+        for _ in 0..INPUTS_PER_POINT_MAX {
+            let Some(input) = self.next_input(executor) else {
+                break;
+            };
+            self.emit(place, time, record_body(&input), outbox);
+            self.enter_input(time, input, executor, place)?;
+        }
+        if executor
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= time)
+        {
+            self.emit(place, time, RecordBody::Timer, outbox);
+            self.enter_input(time, Input::Timer, executor, place)?;
+        }
+        Ok(())
+    }
+
+    /// Applies an input whose record was just written. It reopens the point: a Mark written while
+    /// the guest was halted here no longer says that all is known about the point.
+    fn enter_input<E: Executor>(
+        &mut self,
+        time: GuestTime,
+        input: Input,
+        executor: &mut E,
+        place: &mut Place,
+    ) -> Result<(), E::Error> {
+        place.standing = executor.apply(time, input)?;
+        place.point = executor.point()?;
+        self.closed = None;
+        Ok(())
+    }
+
+    fn next_input<E: Executor>(&mut self, executor: &E) -> Option<Input> {
+        let wanted = executor.wanted_entropy().min(limits::INPUT_BYTES_MAX);
+        if wanted > 0 {
+            return Some(Input::Entropy((self.entropy)(wanted)));
+        }
+        if !executor.accepts(self.inbox.front()?) {
+            return None;
+        }
+        let input = self.inbox.pop_front()?;
+        self.inbox_bytes -= input_bytes(&input);
+        Some(input)
+    }
+
+    fn run<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<Next, E::Error> {
+        if now.since(self.marked_at) >= self.config.mark_interval_ns {
+            self.mark(now, executor, place, false, outbox)?;
+            if self.throttle_ns > 0 {
+                self.paused_until = Some(now.plus_ns(self.throttle_ns));
+            }
+        }
+        Ok(Next::Run)
+    }
+
+    fn wait<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<Next, E::Error> {
+        if self.closed != Some(place.point) {
+            self.mark(now, executor, place, false, outbox)?;
+        }
+        let deadline = executor.next_deadline().map(|at| self.host_time(at));
+        Ok(Next::Wait { deadline })
+    }
+
+    fn end<E: Executor>(
+        &mut self,
+        reason: EndReason,
+        executor: &mut E,
+        place: &Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<Next, E::Error> {
+        let now = self.marked_at;
+        self.mark(now, executor, place, true, outbox)?;
+        self.emit(
+            place,
+            executor.guest_time(),
+            RecordBody::End(reason),
+            outbox,
+        );
+        outbox.push(Emitted::Ended(reason));
+        Ok(Next::Stopped)
+    }
+
+    fn mark<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &Place,
+        last: bool,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<(), E::Error> {
+        self.marks = self.marks.wrapping_add(1);
+        let with_memory = self
+            .config
+            .verify_memory_every
+            .is_some_and(|n| last || self.marks % n.max(1) == 0);
+        let digests = executor.digests(with_memory)?;
+        self.emit(
+            place,
+            executor.guest_time(),
+            RecordBody::Mark(digests),
+            outbox,
+        );
+        self.closed = Some(place.point);
+        self.marked_at = now;
+        Ok(())
+    }
+
+    /// Whether a throttle's pause is under way; it ends by itself.
+    fn pausing(&mut self, now: HostTime) -> Option<HostTime> {
+        self.paused_until = self.paused_until.filter(|until| now < *until);
+        self.paused_until
+    }
+
+    fn guest_time(&self, now: HostTime) -> GuestTime {
+        let ns = self
+            .base_guest
+            .as_nanos()
+            .saturating_add(now.since(self.base_host));
+        GuestTime::from_nanos(ns)
+    }
+
+    /// The first host time at which [`Recorder::guest_time`] is at least `at`.
+    fn host_time(&self, at: GuestTime) -> HostTime {
+        self.base_host
+            .plus_ns(at.as_nanos().saturating_sub(self.base_guest.as_nanos()))
+    }
+}
+
+fn input_bytes(input: &Input) -> usize {
+    match input {
+        Input::Timer => 0,
+        Input::Console(bytes) | Input::Entropy(bytes) | Input::Packet { bytes, .. } => bytes.len(),
+    }
+}
+
+fn record_body(input: &Input) -> RecordBody {
+    match input {
+        Input::Timer => RecordBody::Timer,
+        Input::Console(bytes) => RecordBody::Console(bytes.clone()),
+        Input::Entropy(bytes) => RecordBody::Entropy(bytes.clone()),
+        Input::Packet { device, bytes } => RecordBody::Packet {
+            device: *device,
+            bytes: bytes.clone(),
+        },
+    }
+}
+
+/// What an Output record says of `output`.
+pub(super) fn describe(output: &Produced) -> Output {
+    Output {
+        device: output.device,
+        // A frame or a console line: far below 4 GiB by the devices' own limits.
+        length: u32::try_from(output.bytes.len()).unwrap_or(u32::MAX),
+        digest: crc32c::crc32c(&output.bytes),
+    }
+}
+
+/// Short text of an output for evidence.
+pub(super) fn name_output(output: &Output) -> String {
+    let device = match output.device {
+        OutputDevice::Console => "console".to_owned(),
+        OutputDevice::Network(n) => format!("network {n}"),
+    };
+    format!(
+        "{} bytes on {device} (crc {:#010x})",
+        output.length, output.digest
+    )
+}
