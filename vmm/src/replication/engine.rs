@@ -22,7 +22,7 @@
 #![forbid(unsafe_code)]
 
 use super::divergence::Divergence;
-use super::executor::{Executor, Input, Produced, Standing};
+use super::executor::{Arrival, Executor, Input, Produced, Standing};
 use super::recorder::Recorder;
 use super::replayer::Replayer;
 use logging_channel::execution_point::ExecutionPoint;
@@ -268,9 +268,9 @@ impl<E: Executor> Engine<E> {
             Mode::Recording(_) | Mode::Stopped => None,
         };
         let stretch = self.executor.run(until)?;
-        self.place.at_point = stretch.at_point;
+        self.place.at_point = stretch.arrival == Arrival::Point;
         self.place.standing = stretch.standing;
-        if stretch.at_point {
+        if self.place.at_point {
             self.place.point = self.executor.point()?;
         }
         match &mut self.mode {
@@ -278,7 +278,7 @@ impl<E: Executor> Engine<E> {
                 let time = self.executor.guest_time();
                 r.produced(&self.place, time, stretch.outputs, &mut self.outbox);
             }
-            Mode::Replaying(r) => r.produced(stretch.outputs),
+            Mode::Replaying(r) => r.arrived(stretch.arrival, stretch.outputs),
             Mode::Stopped => {}
         }
         Ok(())

@@ -46,12 +46,31 @@ pub enum Standing {
     Ended(EndReason),
 }
 
+/// Where to stop between synchronous exits (branch clock only).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landing {
+    /// Exactly there.
+    On(ExecutionPoint),
+    /// Close to it, and on no account past it.
+    Near(ExecutionPoint),
+}
+
+/// What ended a stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// A point that the clock can name: records may be placed here.
+    Point,
+    /// The neighbourhood of [`Landing::Near`]; no record may be placed here.
+    Near,
+    /// A kick, at a place that the clock cannot name; no record may be placed here.
+    Kicked,
+}
+
 /// One stretch of execution, from a point to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
-    /// False when a kick ended the stretch before it reached a synchronous exit and the clock
-    /// cannot name the place where it stopped: no record may be placed there.
-    pub at_point: bool,
+    /// What ended it.
+    pub arrival: Arrival,
     /// Output, in the order in which the guest produced it.
     pub outputs: Vec<Produced>,
     /// How the guest stands now.
@@ -93,12 +112,10 @@ pub trait Executor {
     /// When the host fails.
     fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, Self::Error>;
 
-    /// Enters the guest and returns at the next point.
-    ///
-    /// `until` is the point to land on when replaying between exits; the executor never goes past
-    /// the next synchronous exit.
+    /// Enters the guest and returns at the next point, or where `until` says if that comes first.
+    /// It never goes past the next synchronous exit.
     ///
     /// # Errors
     /// When the host fails or the landing overshot.
-    fn run(&mut self, until: Option<ExecutionPoint>) -> Result<Stretch, Self::Error>;
+    fn run(&mut self, until: Option<Landing>) -> Result<Stretch, Self::Error>;
 }

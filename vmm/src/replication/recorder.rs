@@ -10,7 +10,7 @@
 
 use super::engine::{Emitted, EngineConfig, EntropySource, Next, Place};
 use super::executor::{Executor, Input, Produced, Standing};
-use logging_channel::execution_point::ExecutionPoint;
+use logging_channel::execution_point::{ExecutionPoint, PointKind};
 use logging_channel::host_time::{GuestTime, HostTime};
 use logging_channel::record::{
     Control, EndReason, LogIndex, Output, OutputDevice, Record, RecordBody, limits,
@@ -230,7 +230,14 @@ impl Recorder {
         outbox: &mut Vec<Emitted>,
     ) -> Result<Next, E::Error> {
         if now.since(self.marked_at) >= self.config.mark_interval_ns {
-            self.mark(now, executor, place, false, outbox)?;
+            if place.point.kind == PointKind::Between {
+                // A Mark would have the backup land here exactly, which costs it time.
+                self.emit(place, executor.guest_time(), RecordBody::Progress, outbox);
+                self.closed = Some(place.point);
+                self.marked_at = now;
+            } else {
+                self.mark(now, executor, place, false, outbox)?;
+            }
             if self.throttle_ns > 0 {
                 self.paused_until = Some(now.plus_ns(self.throttle_ns));
             }

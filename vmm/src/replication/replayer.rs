@@ -10,11 +10,13 @@
 
 use super::divergence::{Difference, Divergence, first_difference};
 use super::engine::{Emitted, Next, Place};
-use super::executor::{Executor, Input, Produced, Standing};
+use super::executor::{Arrival, Executor, Input, Landing, Produced, Standing};
 use super::recorder::{describe, name_output};
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
 use logging_channel::host_time::{GuestTime, HostTime};
-use logging_channel::record::{Control, Digests, EndReason, LogIndex, Output, Record, RecordBody};
+use logging_channel::record::{
+    ClockKind, Control, Digests, EndReason, LogIndex, Output, Record, RecordBody,
+};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
@@ -34,6 +36,8 @@ pub(super) struct Replayer {
     closed: Option<ExecutionPoint>,
     finishing: bool,
     drained: bool,
+    /// From the Start record.
+    clock_kind: ClockKind,
     /// When the newest record that carries time was received, and that time.
     clock: Option<(HostTime, GuestTime)>,
 }
@@ -63,6 +67,7 @@ impl Replayer {
             matched: Vec::new(),
             reported: next_index,
             closed: None,
+            clock_kind: ClockKind::Exits,
             finishing: false,
             drained: false,
             clock: None,
@@ -84,17 +89,27 @@ impl Replayer {
         self.finishing = true;
     }
 
-    /// The point to land on, when the next record lies between exits of the present stretch.
-    pub(super) fn target(&self) -> Option<ExecutionPoint> {
-        self.records
+    /// Where to stop, when the next record lies between exits. A Progress only says how far the
+    /// guest may run: landing on it exactly would cost time and prove nothing.
+    pub(super) fn target(&self) -> Option<Landing> {
+        let record = self
+            .records
             .front()
-            .map(|r| r.point)
-            .filter(|p| p.kind == PointKind::Between)
+            .filter(|r| r.point.kind == PointKind::Between)?;
+        Some(match record.body {
+            RecordBody::Progress => Landing::Near(record.point),
+            _ => Landing::On(record.point),
+        })
     }
 
-    /// Takes in the output of a stretch.
-    pub(super) fn produced(&mut self, outputs: Vec<Produced>) {
+    /// Takes in the end of a stretch.
+    pub(super) fn arrived(&mut self, arrival: Arrival, outputs: Vec<Produced>) {
         self.unmatched.extend(outputs);
+        if arrival == Arrival::Near
+            && let Some(progress) = self.records.pop_front()
+        {
+            self.next_index = progress.index.next();
+        }
     }
 
     /// What the recorder that takes over needs; `None` unless the log is drained.
@@ -203,7 +218,10 @@ impl Replayer {
             }
             return Next::Wait { deadline: None };
         }
-        let may_leave = !place.at_point || self.closed == Some(place.point);
+        // On the branch clock the primary may stop at any instruction: the guest runs only towards
+        // a record. On the exit clock a closed point can only be followed by the next exit.
+        let may_leave = self.clock_kind == ClockKind::Exits
+            && (!place.at_point || self.closed == Some(place.point));
         if may_leave && place.standing == Standing::Runnable && self.unmatched.is_empty() {
             Next::Run
         } else {
@@ -231,9 +249,11 @@ impl Replayer {
                 self.closed = Some(place.point);
                 return check_digests(expected, executor);
             }
-            RecordBody::Start(_) | RecordBody::Control(Control::Generation(_)) => {
+            RecordBody::Start(start) => {
+                self.clock_kind = start.clock;
                 return Ok(Ok(()));
             }
+            RecordBody::Control(Control::Generation(_)) => return Ok(Ok(())),
             RecordBody::Control(Control::PowerOff) => {
                 place.standing = Standing::Ended(EndReason::Commanded);
                 return Ok(Ok(()));
