@@ -82,3 +82,19 @@ pub(crate) fn command_line(command: &Command) -> String {
         .collect::<Vec<_>>()
         .join(" ")
 }
+
+/// Runs one step under a heading and says how long it took.
+///
+/// # Errors
+/// The step's own, with its name.
+pub(crate) fn section<T>(name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("=== {name}");
+    let started = std::time::Instant::now();
+    let result = step();
+    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+    println!(
+        "=== {name}: {verdict}, {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    result.with_context(|| format!("{name} failed"))
+}

@@ -12,5 +12,5 @@ pub(crate) struct Args {
 
 /// Runs the gate.
 pub(crate) fn run(_args: &Args) -> Result<()> {
-    crate::check::run(&crate::check::Args {})
+    crate::check::run(&crate::check::Args { tidy: false })
 }

@@ -4,6 +4,8 @@
 //! `run` leaves it and comes back at the next one. An executor given equal inputs at equal points
 //! behaves equally: that is the property everything else rests on, and the digests check it.
 
+#![forbid(unsafe_code)]
+
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::host_time::GuestTime;
 use logging_channel::record::{Digests, EndReason, OutputDevice};
