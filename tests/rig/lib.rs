@@ -1,1 +1,15 @@
-//! The lab, its hosts and the oracle.
+//! The lab, its hosts and the oracle: real hosts to kill, and a client outside that watches.
+//!
+//! A **host** ([`host`]) is a whole emulated x86 machine with its own Linux and real kvm-amd. The
+//! rig talks to it through a serial port ([`agent`]), never through the network that it cuts.
+//! Design section 9.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod host;
+pub mod images;
+pub mod initramfs;
+pub mod programs;
+pub mod requirements;
+pub mod wait;
