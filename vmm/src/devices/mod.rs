@@ -10,7 +10,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calendar;
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod digest;
 pub mod irq;
+pub mod pic;
+pub mod pit;
+pub mod pit_counter;
+pub mod reset;
+pub mod rtc;
+pub mod serial;
+pub mod virtio;
 
 use irq::IrqLines;
 use logging_channel::host_time::GuestTime;

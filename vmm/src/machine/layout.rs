@@ -70,3 +70,23 @@ const _: () = {
     assert!(PAGE_TABLES + 6 * 0x1000 <= SETUP_DATA);
     assert!(CMDLINE + CMDLINE_BYTES_MAX as u64 <= LOW_RAM_END);
 };
+
+/// The part of the kernel command line that tells Linux where the virtio devices are.
+#[must_use]
+pub fn virtio_cmdline() -> String {
+    let devices = [(NET_MMIO, IRQ_NET), (RNG_MMIO, IRQ_RNG)];
+    devices
+        .map(|(gpa, irq)| format!("virtio_mmio.device=4K@{gpa:#x}:{irq}"))
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn linux_is_told_of_both_devices() {
+        assert_eq!(
+            super::virtio_cmdline(),
+            "virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:10"
+        );
+    }
+}

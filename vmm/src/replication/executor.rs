@@ -6,27 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+pub use crate::machine::input::Input;
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::host_time::GuestTime;
 use logging_channel::record::{Digests, EndReason, OutputDevice};
-
-/// Something from outside that reaches the guest at a point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Only time moves.
-    Timer,
-    /// Console bytes.
-    Console(Vec<u8>),
-    /// A received frame.
-    Packet {
-        /// Network device.
-        device: u8,
-        /// The frame.
-        bytes: Vec<u8>,
-    },
-    /// Random bytes that the guest asked for.
-    Entropy(Vec<u8>),
-}
 
 /// Output the guest produced on the way to the current point, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
