@@ -3,7 +3,9 @@
 //! Everything here but `segment::{writer, reader, recovery}` and `transport::tcp` is pure: no
 //! clocks, sockets, files or async. This crate imports no other workspace crate.
 
+pub mod codec;
 pub mod execution_point;
+pub mod frame;
 pub mod host_time;
 pub mod message;
 pub mod record;

@@ -1,0 +1,115 @@
+//! Single values to bytes and back, with bincode in the one configuration of every format.
+//!
+//! bincode's own limits are not needed: leaves are read from a slice, texts and payloads are
+//! borrowed from it, so nothing is allocated before its bytes are known to be there.
+
+#![forbid(unsafe_code)]
+
+use super::error::{DecodeError, Fault};
+use crate::frame::PAYLOAD_BYTES_MAX;
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::SizeWriter;
+use serde::{Deserialize, Serialize};
+
+/// Little-endian, variable-length integers, never more than a frame.
+const CONFIG: Configuration<LittleEndian, Varint, Limit<PAYLOAD_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
+
+/// Appends `value` to `out`.
+pub(super) fn put<T: Serialize>(out: &mut Vec<u8>, value: T) {
+    bincode::serde::encode_into_std_write(value, out, CONFIG)
+        .expect("wire types are plain structs and a Vec accepts every write");
+}
+
+/// Appends `bytes` with their length before them.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Reads leaves from a payload, remembering where it is.
+#[derive(Debug, Clone)]
+pub(super) struct Input<'a> {
+    all: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Input<'a> {
+    pub(super) const fn new(all: &'a [u8]) -> Self {
+        Self { all, offset: 0 }
+    }
+
+    /// Bytes read so far.
+    pub(super) const fn offset(&self) -> usize {
+        self.offset
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.offset == self.all.len()
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.all.get(self.offset..).unwrap_or_default()
+    }
+
+    /// An error about the item that begins at `offset`.
+    pub(super) fn fail<T>(offset: usize, fault: impl Into<Fault>) -> Result<T, DecodeError> {
+        Err(DecodeError {
+            offset,
+            fault: fault.into(),
+        })
+    }
+
+    /// Reads a value and refuses any but its shortest form.
+    pub(super) fn leaf<T>(&mut self, what: &'static str) -> Result<T, DecodeError>
+    where
+        T: Deserialize<'a> + Serialize,
+    {
+        let decoded = bincode::serde::borrow_decode_from_slice::<T, _>(self.rest(), CONFIG);
+        let (value, length) = match decoded {
+            Ok(decoded) => decoded,
+            Err(bincode::error::DecodeError::UnexpectedEnd { .. }) => {
+                return Self::fail(self.offset, Fault::Truncated(what));
+            }
+            Err(_) => return Self::fail(self.offset, Fault::Malformed(what)),
+        };
+        if encoded_length(&value) != length {
+            return Self::fail(self.offset, Fault::NotCanonical(what));
+        }
+        self.offset += length;
+        Ok(value)
+    }
+
+    /// Reads a length of at most `max` and that many bytes.
+    pub(super) fn bytes(
+        &mut self,
+        what: &'static str,
+        max: usize,
+    ) -> Result<&'a [u8], DecodeError> {
+        let at = self.offset;
+        let length = self.leaf::<u64>(what)?;
+        if length > max as u64 {
+            return Self::fail(at, Fault::TooLong { what, length, max });
+        }
+        let Some(bytes) = self.rest().get(..length as usize) else {
+            return Self::fail(at, Fault::Truncated(what));
+        };
+        self.offset += bytes.len();
+        Ok(bytes)
+    }
+
+    /// Refuses bytes after the end.
+    pub(super) fn finish(&self) -> Result<(), DecodeError> {
+        match self.rest().len() {
+            0 => Ok(()),
+            extra => Self::fail(self.offset, Fault::TrailingBytes(extra)),
+        }
+    }
+}
+
+fn encoded_length<T: Serialize>(value: &T) -> usize {
+    let mut size = SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut size, CONFIG)
+        .expect("a value that was decoded encodes");
+    size.bytes_written
+}
