@@ -9,7 +9,7 @@
 //!   check    2 bytes register check, raw
 //!   branches varint  difference; between exits always, at an exit when TAG_BRANCHES says so
 //!   rip      varint  zigzag difference to the last rip of the batch, at first to 0; between only
-//!   time     varint  difference in microseconds; not for Output, Mark and End
+//!   time     varint  difference in microseconds; not for Output, Mark, Progress, End
 //! ```
 //!
 //! Invariants: a batch has at least one record and fits one frame; the first record's differences
@@ -220,7 +220,7 @@ fn put_record(out: &mut Vec<u8>, previous: &Previous, record: &Record) -> Result
 
 fn put_body(out: &mut Vec<u8>, body: &RecordBody) -> Result<(), Fault> {
     match body {
-        RecordBody::Timer => {}
+        RecordBody::Timer | RecordBody::Progress => {}
         RecordBody::Start(start) => leaf::put(out, WireStart::from_live(start)?),
         RecordBody::Console(bytes) => put_limited(out, "console input", bytes, INPUT_BYTES_MAX)?,
         RecordBody::Entropy(bytes) => put_limited(out, "entropy", bytes, INPUT_BYTES_MAX)?,
@@ -410,6 +410,7 @@ impl<'a> BatchDecoder<'a> {
         let at = |fault| DecodeError { offset, fault };
         Ok(match kind {
             RecordKind::Timer => RecordBody::Timer,
+            RecordKind::Progress => RecordBody::Progress,
             RecordKind::Start => {
                 let wire: WireStart<'_> = input.leaf("start")?;
                 RecordBody::Start(Box::new(wire.into_live().map_err(at)?))

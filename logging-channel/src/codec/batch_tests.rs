@@ -54,6 +54,8 @@ fn golden_bytes_of_every_kind() {
         "0226efbe030000000000000004000000000000000500000000000000",
         // Control: Generation(2).
         "0207efbe010102",
+        // Progress.
+        "0209efbe",
         // End: PowerOff.
         "0208efbe00",
     ];
@@ -217,7 +219,7 @@ fn decoder_says_what_and_where() {
     let cases: [(&[u8], usize, Fault); 10] = [
         (&[0], 5, truncated("tag")),
         (&[0, 1, 0], 6, truncated("register check")),
-        (&[0, 9, 0, 0], 5, Fault::UnknownTag(9)),
+        (&[0, 10, 0, 0], 5, Fault::UnknownTag(10)),
         (&[0, 0x21, 0, 0, 0], 5, Fault::UnknownTag(0x21)),
         (&[1, 0x11, 0, 0, 0, 0, 0], 5, Fault::UnknownTag(0x11)),
         (&[0, 0x11, 0, 0, 0, 0], 6, Fault::NotCanonical("branches")),

@@ -79,7 +79,8 @@ pub(crate) fn one_of_each() -> Vec<Record> {
         record(7, 500, 15_000, RecordBody::Mark(mark)),
         record(8, 501, 15_000, RecordBody::Mark(verified)),
         record(9, 502, 15_001, RecordBody::Control(Control::Generation(2))),
-        record(10, 503, 15_001, RecordBody::End(EndReason::PowerOff)),
+        record(10, 503, 15_001, RecordBody::Progress),
+        record(11, 504, 15_001, RecordBody::End(EndReason::PowerOff)),
     ]
 }
 
@@ -108,6 +109,7 @@ fn any_body() -> impl Strategy<Value = RecordBody> {
         });
     prop_oneof![
         3 => Just(RecordBody::Timer),
+        1 => Just(RecordBody::Progress),
         1 => vec(any::<u8>(), 0..40).prop_map(RecordBody::Console),
         1 => vec(any::<u8>(), 0..300).prop_map(RecordBody::Entropy),
         2 => (any::<u8>(), vec(any::<u8>(), 0..300))
@@ -160,7 +162,7 @@ pub(crate) fn any_log() -> impl Strategy<Value = Vec<Record>> {
                 rip: if between { rip } else { 0 },
                 check,
             };
-            if !matches!(body, RecordBody::Output(_) | RecordBody::Mark(_)) {
+            if crate::codec::RecordKind::of(&body).moves_time() {
                 time_us += us;
             }
             let guest_time = GuestTime::from_micros(time_us);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::wire::RecordKind;
 use crate::execution_point::{ExecutionPoint, PointKind};
 use crate::host_time::GuestTime;
 use crate::record::{LogIndex, Record, RecordBody};
@@ -124,17 +125,9 @@ impl Last {
         if record.guest_time < self.guest_time {
             return Err(SequenceFault::TimeDecreases);
         }
-        if record.guest_time != self.guest_time && !moves_time(&record.body) {
+        if record.guest_time != self.guest_time && !RecordKind::of(&record.body).moves_time() {
             return Err(SequenceFault::TimeMoves);
         }
         Ok(())
     }
-}
-
-/// Whether a record of this kind may move guest time; the others inherit it.
-pub(super) const fn moves_time(body: &RecordBody) -> bool {
-    !matches!(
-        body,
-        RecordBody::Output(_) | RecordBody::Mark(_) | RecordBody::End(_)
-    )
 }

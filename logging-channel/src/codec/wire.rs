@@ -34,11 +34,13 @@ pub enum RecordKind {
     Control = 7,
     /// [`RecordBody::End`]
     End = 8,
+    /// [`RecordBody::Progress`]
+    Progress = 9,
 }
 
 impl RecordKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Start,
         Self::Timer,
         Self::Console,
@@ -48,6 +50,7 @@ impl RecordKind {
         Self::Mark,
         Self::Control,
         Self::End,
+        Self::Progress,
     ];
 
     /// The kind of `body`.
@@ -63,6 +66,7 @@ impl RecordKind {
             RecordBody::Mark(_) => Self::Mark,
             RecordBody::Control(_) => Self::Control,
             RecordBody::End(_) => Self::End,
+            RecordBody::Progress => Self::Progress,
         }
     }
 
@@ -79,6 +83,7 @@ impl RecordKind {
             Self::Mark => "mark",
             Self::Control => "control",
             Self::End => "end",
+            Self::Progress => "progress",
         }
     }
 
@@ -87,8 +92,9 @@ impl RecordKind {
     }
 
     /// Whether the record carries a difference of guest time; the other kinds inherit the time.
-    pub(super) const fn moves_time(self) -> bool {
-        !matches!(self, Self::Output | Self::Mark | Self::End)
+    #[must_use]
+    pub const fn moves_time(self) -> bool {
+        !matches!(self, Self::Output | Self::Mark | Self::Progress | Self::End)
     }
 }
 
