@@ -1,1 +1,20 @@
-//! The arbiter.
+//! The arbiter: a test-and-set service that decides which host may run a virtual machine.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `register` | the cell: current generation and holder, and the one rule that changes them |
+//! | `protocol` | HTTP paths and JSON shapes; decoding of hostile bytes |
+//! | `store` | durable cells: in memory (tests) and in a redb file |
+//! | `server` | answers requests, stops when its store fails |
+//! | `client` | claims with short tries and bounded retry |
+//!
+//! **Invariant: a grant is permanent.** There are no leases and no clocks: a generation, once
+//! granted, is never granted to anybody else, across crashes of the arbiter too. Everything here
+//! serves that sentence. `register` and `protocol` are pure. The crate imports no other of the
+//! workspace. Bytes and shapes: `docs/formats/arbiter.md`.
+
+pub mod client;
+pub mod protocol;
+pub mod register;
+pub mod server;
+pub mod store;

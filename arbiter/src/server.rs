@@ -1,0 +1,316 @@
+//! Answers requests over HTTP/1.1.
+//!
+//! Bounded in every direction: connections, waiting for a request, body bytes, time per request. A
+//! claim is answered only after the store made it durable.
+//!
+//! **Fail-stop**: when the store fails, the request is answered with an error, and [`serve`] returns
+//! the failure so that the program ends. What a store that failed once still knows is not certain;
+//! opening it again verifies everything.
+//!
+//! Left out: TLS and authentication. Whoever reaches the port can claim; keep it on a trusted network.
+
+#![forbid(unsafe_code)]
+
+use crate::protocol::{
+    self, ClaimReply, ErrorBody, ErrorCode, ErrorReply, HealthReply, REQUEST_BYTES_MAX, VmReply,
+    VmsReply,
+};
+use crate::register::{Invalid, Outcome, VmName};
+use crate::store::{Store, StoreError};
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Most connections at a time; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 256;
+/// A connection on which no whole request head arrives for this long is closed. Long, so that a
+/// claimant can keep a connection warm with a request now and then.
+pub const IDLE_S_MAX: u64 = 60;
+/// Longest time for one request, its body and the disk included.
+pub const REQUEST_S_MAX: u64 = 5;
+/// Longest wait for requests in progress when told to stop.
+pub const STOP_S_MAX: u64 = 3;
+/// Pause after a failed accept (out of file descriptors), so that it is no busy loop.
+const ACCEPT_PAUSE_MS: u64 = 50;
+
+/// Why serving ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store failed; the program should end, and be started again once that is repaired.
+    #[error("the arbiter stops because its store failed")]
+    Store(#[from] StoreError),
+}
+
+struct Shared<S> {
+    store: Arc<S>,
+    failed: mpsc::Sender<StoreError>,
+}
+
+impl<S> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            failed: self.failed.clone(),
+        }
+    }
+}
+
+/// Serves `store` on `listener` until `stop` completes; requests in progress are finished.
+///
+/// # Errors
+/// When the store fails.
+pub async fn serve<S: Store>(
+    listener: TcpListener,
+    store: Arc<S>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let (failed, mut failures) = mpsc::channel(1);
+    let routes = router(Shared { store, failed });
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    tokio::pin!(stop);
+    let failure = loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break None,
+            Some(error) = failures.recv() => break Some(error),
+            (stream, place) = accept(&listener, &places) => {
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(IDLE_S_MAX))
+                    .max_headers(64)
+                    .max_buf_size(16 * 1024)
+                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+                let connection = graceful.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                    drop(place);
+                });
+            }
+        }
+    };
+    drop(listener);
+    let grace = Duration::from_secs(STOP_S_MAX);
+    if tokio::time::timeout(grace, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            seconds = STOP_S_MAX,
+            "gave up on connections that did not end"
+        );
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// The next connection, with its place among [`CONNECTIONS_MAX`].
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        let Ok(place) = Arc::clone(places).acquire_owned().await else {
+            std::future::pending().await
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY");
+                }
+                return (stream, place);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+fn router<S: Store>(shared: Shared<S>) -> Router {
+    Router::new()
+        .route("/v1/health", get(health::<S>))
+        .route("/v1/vms", get(list::<S>))
+        .route("/v1/vms/{vm}", get(read::<S>))
+        .route("/v1/vms/{vm}/claim", post(claim::<S>))
+        .fallback(async || {
+            Failure::new(
+                ErrorCode::NotFound,
+                "there is nothing at this path",
+                "see /v1/health, /v1/vms, /v1/vms/NAME, and POST /v1/vms/NAME/claim",
+            )
+        })
+        .method_not_allowed_fallback(async || {
+            Failure::new(
+                ErrorCode::MethodNotAllowed,
+                "this path does not take this method",
+                "GET everything but /v1/vms/NAME/claim, which takes POST",
+            )
+        })
+        .layer(middleware::from_fn(within_time))
+        .with_state(shared)
+}
+
+async fn within_time(request: Request, next: Next) -> Response {
+    let limit = Duration::from_secs(REQUEST_S_MAX);
+    tokio::time::timeout(limit, next.run(request))
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!("the request took longer than {REQUEST_S_MAX} s");
+            Failure::new(
+                ErrorCode::Timeout,
+                message,
+                "send it again, at once and whole",
+            )
+            .into_response()
+        })
+}
+
+/// An error on its way to the client.
+struct Failure(ErrorBody);
+
+impl Failure {
+    fn new(code: ErrorCode, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self(ErrorBody {
+            code,
+            message: message.into(),
+            remedy: remedy.into(),
+        })
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(error: Invalid) -> Self {
+        Self::new(ErrorCode::Invalid, error.to_string(), error.remedy())
+    }
+}
+
+impl From<protocol::RequestError> for Failure {
+    fn from(error: protocol::RequestError) -> Self {
+        Self::new(error.code(), error.to_string(), error.remedy())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(ErrorReply { error: self.0 })).into_response();
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body is not read.
+            response.headers_mut().insert(
+                header::CONNECTION,
+                header::HeaderValue::from_static("close"),
+            );
+        }
+        response
+    }
+}
+
+/// Runs `work` where it may block on the disk.
+async fn with_store<S: Store, T: Send + 'static>(
+    shared: Shared<S>,
+    work: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Failure> {
+    let store = Arc::clone(&shared.store);
+    let done = tokio::task::spawn_blocking(move || work(&store)).await;
+    match done {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error @ StoreError::Full)) => Err(Failure::new(
+            ErrorCode::Full,
+            error.to_string(),
+            error.remedy(),
+        )),
+        Ok(Err(error)) => {
+            let message = format!("{error}; whether a claim was granted is not known");
+            let failure = Failure::new(ErrorCode::StoreFailed, message, error.remedy());
+            // A full channel means that an earlier failure already ends the program.
+            let _ = shared.failed.try_send(error);
+            Err(failure)
+        }
+        Err(ended) => {
+            tracing::error!(error = %ended, "a request's task ended early");
+            let message = "the request was not finished; whether a claim was granted is not known";
+            Err(Failure::new(
+                ErrorCode::StoreFailed,
+                message,
+                "send it again",
+            ))
+        }
+    }
+}
+
+async fn health<S: Store>(State(shared): State<Shared<S>>) -> Result<Json<HealthReply>, Failure> {
+    let vms = with_store(shared, |store| store.list()).await?.len();
+    Ok(Json(HealthReply {
+        status: "ok".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        protocol: protocol::VERSION,
+        vms,
+    }))
+}
+
+async fn list<S: Store>(State(shared): State<Shared<S>>) -> Result<Json<VmsReply>, Failure> {
+    let registers = with_store(shared, |store| store.list()).await?;
+    let vms = registers
+        .into_iter()
+        .map(|(vm, register)| VmReply::new(vm, &register))
+        .collect();
+    Ok(Json(VmsReply { vms }))
+}
+
+async fn read<S: Store>(
+    State(shared): State<Shared<S>>,
+    Path(vm): Path<String>,
+) -> Result<Json<VmReply>, Failure> {
+    let vm = VmName::new(vm)?;
+    let key = vm.clone();
+    let register = with_store(shared, move |store| store.read(&key)).await?;
+    Ok(Json(VmReply::new(vm, &register)))
+}
+
+async fn claim<S: Store>(
+    State(shared): State<Shared<S>>,
+    Path(vm): Path<String>,
+    body: Body,
+) -> Result<(StatusCode, Json<ClaimReply>), Failure> {
+    let vm = VmName::new(vm)?;
+    let bytes = axum::body::to_bytes(body, REQUEST_BYTES_MAX)
+        .await
+        .map_err(|_| protocol::RequestError::TooLarge)?;
+    let claim = protocol::decode_claim(&bytes)?;
+    let (key, wish) = (vm.clone(), claim.clone());
+    let outcome = with_store(shared, move |store| store.claim(&key, &wish)).await?;
+    let status = match &outcome {
+        Outcome::Granted => {
+            tracing::info!(%vm, generation = claim.new_generation(), holder = %claim.holder(), "granted");
+            StatusCode::OK
+        }
+        Outcome::Refused { generation, holder } => {
+            tracing::info!(
+                %vm, claimed = claim.new_generation(), by = %claim.holder(), generation,
+                holder = holder.as_ref().map(tracing::field::display), "refused"
+            );
+            StatusCode::CONFLICT
+        }
+    };
+    Ok((status, Json(ClaimReply::new(&claim, outcome))))
+}

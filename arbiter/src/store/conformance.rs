@@ -1,0 +1,129 @@
+//! What every store must do, whatever it is made of.
+
+#![allow(clippy::unwrap_used)]
+
+use super::Store;
+use crate::register::{Claim, Holder, Outcome, Register, VMS_MAX, VmName};
+use std::sync::Arc;
+
+pub(super) fn vm(name: &str) -> VmName {
+    VmName::new(name).unwrap()
+}
+
+pub(super) fn claim(expected: u64, new: u64, holder: &str) -> Claim {
+    Claim::new(expected, new, Holder::new(holder).unwrap()).unwrap()
+}
+
+/// Runs every test on stores that `make` makes, each empty.
+pub(super) fn suite<S: Store>(mut make: impl FnMut() -> S) {
+    behaves_like_the_register(&make());
+    keeps_machines_apart(&make());
+    lists_in_order(&make());
+    concurrent_claims_have_one_winner(make());
+}
+
+/// Takes long on a store that syncs: kept apart.
+pub(super) fn refuses_too_many<S: Store>(store: &S, filled: usize) {
+    for number in filled..VMS_MAX {
+        let outcome = store
+            .claim(&vm(&format!("vm{number}")), &claim(0, 1, "a"))
+            .unwrap();
+        assert_eq!(outcome, Outcome::Granted);
+    }
+    assert!(store.claim(&vm("one-more"), &claim(0, 1, "a")).is_err());
+    assert_eq!(
+        store.claim(&vm("vm0"), &claim(1, 2, "b")).unwrap(),
+        Outcome::Granted
+    );
+    assert_eq!(store.read(&vm("one-more")).unwrap(), Register::default());
+}
+
+fn behaves_like_the_register<S: Store>(store: &S) {
+    let mut model = Register::default();
+    let claims = [
+        claim(1, 2, "a"),
+        claim(0, 1, "a"),
+        claim(0, 1, "a"),
+        claim(0, 1, "b"),
+        claim(1, 2, "b"),
+        claim(0, 1, "a"),
+        claim(1, 2, "b"),
+        claim(2, 7, "a"),
+        claim(2, 3, "b"),
+    ];
+    for claim in claims {
+        assert_eq!(
+            store.claim(&vm("m"), &claim).unwrap(),
+            model.claim(&claim),
+            "{claim:?}"
+        );
+        assert_eq!(store.read(&vm("m")).unwrap(), model);
+    }
+}
+
+fn keeps_machines_apart<S: Store>(store: &S) {
+    assert_eq!(
+        store.claim(&vm("m"), &claim(0, 5, "a")).unwrap(),
+        Outcome::Granted
+    );
+    assert_eq!(store.read(&vm("n")).unwrap(), Register::default());
+    assert_eq!(
+        store.claim(&vm("n"), &claim(0, 1, "b")).unwrap(),
+        Outcome::Granted
+    );
+    assert_eq!(store.read(&vm("m")).unwrap().generation(), 5);
+}
+
+fn lists_in_order<S: Store>(store: &S) {
+    assert!(store.list().unwrap().is_empty());
+    for name in ["c", "a", "b"] {
+        store.claim(&vm(name), &claim(0, 1, "h")).unwrap();
+    }
+    // A refused claim on a machine never claimed leaves nothing behind.
+    store.claim(&vm("d"), &claim(3, 4, "h")).unwrap();
+    let names: Vec<_> = store
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|(vm, _)| vm.to_string())
+        .collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+/// Threads race for every generation; each must see a history with one winner per generation.
+fn concurrent_claims_have_one_winner<S: Store>(store: S) {
+    const THREADS: u64 = 4;
+    const GENERATIONS: u64 = 10;
+    let store = Arc::new(store);
+    let race = |who: u64| {
+        let store = Arc::clone(&store);
+        move || {
+            let mut won = Vec::new();
+            let mut at = 0;
+            while at < GENERATIONS {
+                let wish = claim(at, at + 1, &format!("h{who}"));
+                match store.claim(&vm("m"), &wish).unwrap() {
+                    Outcome::Granted => {
+                        won.push(at + 1);
+                        at += 1;
+                    }
+                    Outcome::Refused { generation, .. } => {
+                        assert!(generation > at, "a refusal tells of a later generation");
+                        at = generation;
+                    }
+                }
+            }
+            won
+        }
+    };
+    let threads: Vec<_> = (0..THREADS)
+        .map(|who| std::thread::spawn(race(who)))
+        .collect();
+    let mut won: Vec<u64> = threads
+        .into_iter()
+        .flat_map(|t| t.join().unwrap())
+        .collect();
+    won.sort_unstable();
+    let all: Vec<u64> = (1..=GENERATIONS).collect();
+    assert_eq!(won, all, "every generation was granted exactly once");
+}
