@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz TARGET`: one cargo-fuzz target of `fuzz/`.
 
+use std::process::Command;
+
 use anyhow::Result;
 
-use crate::run::{cargo, run as run_command};
+use crate::run::{cargo, run as run_command, workspace_root};
 
 /// Options of `cargo xtask fuzz`.
 #[derive(clap::Args)]
@@ -20,12 +22,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return run_command(cargo().args(["fuzz", "list"]));
     };
     let limit = format!("-max_total_time={}", args.seconds);
-    run_command(cargo().args([
-        "+nightly",
-        "fuzz",
-        "run",
-        target.as_str(),
-        "--",
-        limit.as_str(),
-    ]))
+    let mut command = Command::new("rustup");
+    command
+        .current_dir(workspace_root())
+        .args(["run", "nightly", "cargo", "fuzz", "run"]);
+    run_command(command.args([target, "--", &limit]))
 }

@@ -4,8 +4,10 @@
 //! an error that repeats the command line.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -53,15 +55,35 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Builds a binary of package `rig` and runs it with `args`.
 ///
-/// The product itself is built first, because the rig starts it as a process of its own.
-///
 /// # Errors
 /// As [`run`].
 pub(crate) fn rig_binary(binary: &str, args: &[String]) -> Result<()> {
-    run(cargo().args(["build", "--package", "rig", "--bin", binary]))?;
-    run(cargo()
-        .args(["run", "--quiet", "--package", "rig", "--bin", binary, "--"])
-        .args(args))
+    run(&mut rig_command(binary, args)?)
+}
+
+/// Builds a binary of package `rig`; the command runs it with `args`.
+///
+/// Running the program itself instead of `cargo run` leaves no cargo between it and Ctrl-C.
+///
+/// # Errors
+/// If it does not build.
+pub(crate) fn rig_command(binary: &str, args: &[String]) -> Result<Command> {
+    run(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "rig",
+        "--bin",
+        binary,
+    ]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || workspace_root().join("target"),
+        |dir| workspace_root().join(dir),
+    );
+    let mut command = Command::new(target.join("release").join(binary));
+    command.current_dir(workspace_root()).args(args);
+    Ok(command)
 }
 
 /// The command as one would type it; program paths are shortened to their names.
@@ -83,18 +105,177 @@ pub(crate) fn command_line(command: &Command) -> String {
         .join(" ")
 }
 
-/// Runs one step under a heading and says how long it took.
-///
-/// # Errors
-/// The step's own, with its name.
-pub(crate) fn section<T>(name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
-    println!("=== {name}");
-    let started = std::time::Instant::now();
-    let result = step();
-    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-    println!(
-        "=== {name}: {verdict}, {:.1} s",
-        started.elapsed().as_secs_f64()
-    );
-    result.with_context(|| format!("{name} failed"))
+/// Counts what passed and failed over the sections of one command.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    passed: usize,
+    failed: usize,
+    /// Names of the sections that failed.
+    red: Vec<String>,
+}
+
+impl Tally {
+    /// Runs one section; it counts as one test.
+    pub(crate) fn step(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> bool {
+        self.section(name, || {
+            step().map(|()| Counts {
+                passed: 1,
+                failed: 0,
+            })
+        })
+    }
+
+    /// Runs a program whose own summaries (`N passed; M failed`) say how many tests there were.
+    pub(crate) fn tests(&mut self, name: &str, make: impl FnOnce() -> Result<Command>) -> bool {
+        self.section(name, || run_counting(&mut make()?))
+    }
+
+    fn section(&mut self, name: &str, step: impl FnOnce() -> Result<Counts>) -> bool {
+        println!("\n=== {name}");
+        let started = Instant::now();
+        let counts = step().unwrap_or_else(|error| {
+            println!("error: {error:#}");
+            Counts {
+                passed: 0,
+                failed: 1,
+            }
+        });
+        self.passed += counts.passed;
+        self.failed += counts.failed;
+        let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
+        println!("=== {name}: {verdict}, {}", minutes(started.elapsed()));
+        if counts.failed != 0 {
+            self.red.push(name.to_owned());
+        }
+        counts.failed == 0
+    }
+
+    /// Prints the sum as the last line.
+    ///
+    /// # Errors
+    /// If anything failed; names the sections.
+    pub(crate) fn finish(self) -> Result<()> {
+        for name in &self.red {
+            println!("\nFAILED: {name} (its output is above)");
+        }
+        println!("\n{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 {
+            Ok(())
+        } else {
+            bail!("failed: {}", self.red.join(", "))
+        }
+    }
+}
+
+/// Tests of one section.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+}
+
+/// Runs `command`, passing its output on as it comes, and adds up the summaries in it. A command that
+/// prints none counts as one; one that fails without naming a failed test, as one failure.
+fn run_counting(command: &mut Command) -> Result<Counts> {
+    let line = command_line(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    let mut counts = Counts::default();
+    if let Some(output) = child.stdout.take() {
+        let mut output = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while output.read_until(b'\n', &mut bytes)? > 0 {
+            let text = String::from_utf8_lossy(&bytes);
+            print!("{text}");
+            if let Some(summary) = summary(&text) {
+                counts.passed += summary.passed;
+                counts.failed += summary.failed;
+            }
+            bytes.clear();
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        println!("error: `{line}` failed: {status}");
+        counts.failed = counts.failed.max(1);
+    } else if counts == Counts::default() {
+        counts.passed = 1;
+    }
+    Ok(counts)
+}
+
+/// Reads `N passed; M failed` or `N passed, M failed` out of a line.
+fn summary(line: &str) -> Option<Counts> {
+    let number_before = |word: &str| {
+        let (before, _) = line.split_once(word)?;
+        before.split_whitespace().next_back()?.parse().ok()
+    };
+    Some(Counts {
+        passed: number_before(" passed")?,
+        failed: number_before(" failed")?,
+    })
+}
+
+/// A duration for people: `4.2 s`, `3 min 07 s`.
+fn minutes(elapsed: Duration) -> String {
+    match elapsed.as_secs() {
+        0..60 => format!("{:.1} s", elapsed.as_secs_f64()),
+        seconds => format!("{} min {:02} s", seconds / 60, seconds % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, Tally, minutes, summary};
+    use std::process::Command;
+    use std::time::Duration;
+
+    #[test]
+    fn summaries_of_cargo_and_of_our_own_programs() {
+        let cargo = "test result: FAILED. 12 passed; 3 failed; 0 ignored; finished in 0.1s";
+        assert_eq!(
+            summary(cargo),
+            Some(Counts {
+                passed: 12,
+                failed: 3
+            })
+        );
+        assert_eq!(
+            summary("9 passed, 0 failed\n"),
+            Some(Counts {
+                passed: 9,
+                failed: 0
+            })
+        );
+        assert_eq!(summary("the test passed and nothing failed"), None);
+    }
+
+    #[test]
+    fn failures_are_counted_and_named() {
+        let mut tally = Tally::default();
+        assert!(tally.step("good", || Ok(())));
+        assert!(!tally.step("bad", || anyhow::bail!("why")));
+        let script = |text: &'static str| {
+            move || {
+                let mut command = Command::new("sh");
+                command.args(["-c", text]);
+                Ok(command)
+            }
+        };
+        assert!(tally.tests("silent", script("true")));
+        assert!(tally.tests("counted", script("echo 5 passed, 0 failed")));
+        assert!(!tally.tests("died", script("echo 2 passed, 0 failed; exit 1")));
+        assert_eq!((tally.passed, tally.failed), (1 + 1 + 5 + 2, 1 + 1));
+        let error = tally.finish().expect_err("two sections failed");
+        assert_eq!(error.to_string(), "failed: bad, died");
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(minutes(Duration::from_millis(4_240)), "4.2 s");
+        assert_eq!(minutes(Duration::from_secs(187)), "3 min 07 s");
+    }
 }

@@ -1,7 +1,7 @@
 //! Building the guest and lab images into the cache. Placeholder of the interface that `main` calls.
 
 /// Options of `cargo xtask images`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Args {}
 
 /// Builds whatever the cache lacks.

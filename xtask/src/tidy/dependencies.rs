@@ -21,21 +21,20 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const EDGES: &[(&str, &[&str])] = &[
     ("understudy-logging-channel", &[]),
     ("understudy-arbiter", &[]),
-    (
-        "understudy-vmm",
-        &["understudy-logging-channel", "understudy-arbiter"],
-    ),
+    ("understudy-vmm", PRODUCT),
     ("witness", &[]),
-    (
-        "rig",
-        &[
-            "understudy-logging-channel",
-            "understudy-arbiter",
-            "understudy-vmm",
-            "witness",
-        ],
-    ),
+    ("rig", RIG),
+    ("rig-agent", &[]),
     ("xtask", &[]),
+];
+
+const PRODUCT: &[&str] = &["understudy-logging-channel", "understudy-arbiter"];
+const RIG: &[&str] = &[
+    "understudy-logging-channel",
+    "understudy-arbiter",
+    "understudy-vmm",
+    "witness",
+    "rig-agent",
 ];
 
 /// The parts of `deny.toml` that are applied.

@@ -28,10 +28,28 @@ const fn room(
 }
 
 const ROOMS: &[Room] = &[
+    room("vmm", "config", &["machine::layout"]),
     room("vmm", "devices", &[]),
     room("vmm", "clock", &[]),
-    room("vmm", "machine", &["devices", "clock"]),
-    room("vmm", "replication", &[]),
+    room("vmm", "machine", &["devices"]),
+    room("vmm", "replication", &["machine::input"]),
+    room("vmm", "boot", &["machine::cpu_state", "machine::layout"]),
+    room("vmm", "kvm", &["clock", "machine"]),
+    room("vmm", "backend", &[]),
+    room(
+        "vmm",
+        "runtime",
+        &[
+            "backend",
+            "boot",
+            "clock",
+            "config",
+            "devices",
+            "kvm",
+            "machine",
+            "replication",
+        ],
+    ),
 ];
 
 /// Finds imports that the table does not allow.

@@ -130,10 +130,8 @@ fn collect_tests(stream: TokenStream, path: &[String], names: &mut BTreeSet<Stri
                 }
                 collect_tests(group.stream(), &inner, names);
             }
-            TokenTree::Ident(name) if previous == "fn" => {
-                if std::mem::take(&mut is_test) {
-                    names.insert(format!("{}::{name}", path.join("::")));
-                }
+            TokenTree::Ident(name) if previous == "fn" && std::mem::take(&mut is_test) => {
+                names.insert(format!("{}::{name}", path.join("::")));
             }
             _ => {}
         }
