@@ -1,6 +1,8 @@
 //! Room map of the monitor. See ARCHITECTURE.md; `cargo xtask check` refuses any import between
 //! rooms that is not declared there.
 
+pub mod boot;
 pub mod devices;
+pub mod kvm;
 pub mod machine;
 pub mod replication;

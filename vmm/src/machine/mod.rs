@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod cpu_state;
 pub mod exit;
 pub mod input;
 pub mod layout;

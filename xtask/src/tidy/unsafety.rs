@@ -24,6 +24,10 @@ const FILES: &[(&str, &str)] = &[
         "vmm/src/kvm/interrupt.rs",
         "KVM_INTERRUPT, which kvm-ioctls does not wrap",
     ),
+    (
+        "vmm/src/kvm/run_page.rs",
+        "the union in kvm_run, and KVM_SET_XSAVE",
+    ),
     ("vmm/src/backend/tap.rs", "TUNSETIFF on /dev/net/tun"),
 ];
 
