@@ -67,9 +67,10 @@ impl Kicker {
         if thread == 0 {
             return;
         }
+        let process = rustix::process::getpid().as_raw_nonzero().get();
         // SAFETY: tgkill takes plain numbers. Should the thread have ended meanwhile and its id
         // be used again in this process, the handler finds nothing armed there and does nothing.
-        let _gone = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
+        let _gone = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal()) };
     }
 }
 

@@ -55,9 +55,11 @@ pub(super) fn answer_port(vcpu: &mut VcpuFd, run_bytes: usize, data: &[u8]) -> b
         return false;
     }
     let base: *mut u8 = std::ptr::from_mut(run).cast();
-    // SAFETY: `base` points at the vCPU's mapping of `run_bytes` bytes and the check above keeps
-    // the copy inside it; KVM touches the area only during KVM_RUN, and `vcpu` is borrowed mutably.
-    unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), base.add(offset), length) };
+    // SAFETY: `base` points at the vCPU's mapping of `run_bytes` bytes, and `offset` is inside it.
+    let place = unsafe { base.add(offset) };
+    // SAFETY: the check above keeps the copy inside the mapping; KVM touches the area only during
+    // KVM_RUN, and `vcpu` is borrowed mutably.
+    unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), place, length) };
     true
 }
 
