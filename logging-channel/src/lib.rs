@@ -9,3 +9,4 @@ pub mod frame;
 pub mod host_time;
 pub mod message;
 pub mod record;
+pub mod segment;

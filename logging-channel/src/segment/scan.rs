@@ -1,0 +1,232 @@
+//! Frames of one segment file in order, with memory for one frame.
+//!
+//! The scanner keeps its own position and reads with `pread`, so it can be asked again after the
+//! end was reached and the file has grown.
+
+#![forbid(unsafe_code)]
+
+use super::format::{
+    SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, SegmentHeader, parse_segment_name,
+};
+use crate::codec::{BatchDecoder, DecodeError, Placed, Sequence};
+use crate::frame::{self, Frame, FrameError, FrameKind};
+use crate::record::LogIndex;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Least that is read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The segments of `directory` in the order of the log; other files are passed over.
+pub(super) fn list(directory: &Path) -> Result<Vec<(LogIndex, PathBuf)>, SegmentError> {
+    let io = |operation| {
+        move |source| SegmentError::Io {
+            operation,
+            path: directory.to_owned(),
+            source,
+        }
+    };
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io("list"))? {
+        let entry = entry.map_err(io("list"))?;
+        if let Some(first) = entry.file_name().to_str().and_then(parse_segment_name) {
+            segments.push((first, entry.path()));
+        }
+    }
+    segments.sort();
+    Ok(segments)
+}
+
+/// Gives `take` each record of `payload`, all of which must follow `sequence`; it then stands after
+/// them. An error's offset counts from the frame's beginning, and leaves `sequence` as it was.
+pub(super) fn walk_batch(
+    payload: &[u8],
+    sequence: &mut Sequence,
+    mut take: impl FnMut(Placed),
+) -> Result<(), (u64, SegmentDamage)> {
+    let in_frame = |offset| (frame::HEADER_BYTES + offset) as u64;
+    let refuse = |error: DecodeError| (in_frame(error.offset), SegmentDamage::Batch(error));
+    let mut after = *sequence;
+    for placed in BatchDecoder::new(payload).map_err(refuse)? {
+        let placed = placed.map_err(refuse)?;
+        let admitted = after.admit(&placed.record);
+        admitted.map_err(|fault| (in_frame(placed.offset), SegmentDamage::Sequence(fault)))?;
+        take(placed);
+    }
+    *sequence = after;
+    Ok(())
+}
+
+/// What lies at the scanner's position.
+#[derive(Debug)]
+pub(super) enum Scanned<'a> {
+    /// A `Log` frame, at this offset; the scanner is past it now.
+    Frame { offset: u64, frame: Frame<'a> },
+    /// The end of the file.
+    End,
+    /// The file ends inside a header or frame of which this many bytes are there.
+    Torn { bytes: u64 },
+}
+
+/// Reads one segment from its beginning.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    file: File,
+    path: PathBuf,
+    /// Offset in the file of the next frame.
+    offset: u64,
+    /// Bytes of the file from `offset - consumed` on.
+    buffer: Vec<u8>,
+    consumed: usize,
+}
+
+impl Scanner {
+    /// Opens the segment at `path`; its header is read by [`Self::header`].
+    pub(super) fn open(path: &Path) -> Result<Self, SegmentError> {
+        let file = File::open(path).map_err(|source| SegmentError::Io {
+            operation: "open",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            offset: 0,
+            buffer: Vec::new(),
+            consumed: 0,
+        })
+    }
+
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The error that `damage` at `offset` of this file is.
+    pub(super) fn damaged(&self, offset: u64, damage: SegmentDamage) -> SegmentError {
+        SegmentError::Damaged {
+            path: self.path.clone(),
+            offset,
+            damage,
+        }
+    }
+
+    /// Reads the header at the beginning; `None` when the file ends inside it.
+    pub(super) fn header(&mut self) -> Result<Option<SegmentHeader>, SegmentError> {
+        assert_eq!(self.offset, 0, "the header comes first");
+        let Some(bytes) = self.fill(SEGMENT_HEADER_BYTES)?.first_chunk().copied() else {
+            return Ok(None);
+        };
+        let header = SegmentHeader::decode(&bytes)
+            .map_err(|(offset, damage)| self.damaged(offset, damage))?;
+        self.advance(SEGMENT_HEADER_BYTES);
+        Ok(Some(header))
+    }
+
+    /// Reads the next `Log` frame; after an error or `Torn` the position is unchanged.
+    pub(super) fn frame(&mut self) -> Result<Scanned<'_>, SegmentError> {
+        let mut need = frame::HEADER_BYTES;
+        let length = loop {
+            let there = self.fill(need)?;
+            if there.is_empty() {
+                return Ok(Scanned::End);
+            }
+            match frame::parse(there) {
+                Ok(frame) if frame.kind == FrameKind::Log => break frame.length(),
+                Ok(frame) => {
+                    let damage = SegmentDamage::FrameKind(frame.kind);
+                    return Err(self.damaged(self.offset, damage));
+                }
+                Err(FrameError::Incomplete { need: more }) if there.len() < need => {
+                    debug_assert!(more >= need, "what is needed only grows");
+                    let bytes = there.len() as u64;
+                    return Ok(Scanned::Torn { bytes });
+                }
+                Err(FrameError::Incomplete { need: more }) => need = more,
+                Err(FrameError::Corrupt { offset, damage }) => {
+                    let at = self.offset + offset as u64;
+                    return Err(self.damaged(at, SegmentDamage::Frame(damage)));
+                }
+                Err(FrameError::UnsupportedVersion { version }) => {
+                    let damage = SegmentDamage::FrameVersion(version);
+                    return Err(self.damaged(self.offset, damage));
+                }
+            }
+        };
+        let (offset, start) = (self.offset, self.consumed);
+        self.advance(length);
+        let bytes = &self.buffer[start..start + length];
+        let payload = &bytes[frame::HEADER_BYTES..];
+        let kind = FrameKind::Log;
+        Ok(Scanned::Frame {
+            offset,
+            frame: Frame { kind, payload },
+        })
+    }
+
+    /// Number of zero bytes from the position to the end of the file, when nothing else is there.
+    pub(super) fn zero_tail(&mut self) -> Result<Option<u64>, SegmentError> {
+        let mut at = self.offset;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match self.read_at(&mut chunk, at)? {
+                0 => return Ok(Some(at - self.offset)),
+                read if chunk[..read].iter().all(|byte| *byte == 0) => at += read as u64,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Passes over `length` bytes that [`Self::fill`] has shown.
+    pub(super) fn advance(&mut self, length: usize) {
+        assert!(
+            self.consumed + length <= self.buffer.len(),
+            "only what was seen"
+        );
+        self.consumed += length;
+        self.offset += length as u64;
+    }
+
+    /// The bytes at the position: at least `need` of them, fewer only at the end of the file.
+    pub(super) fn fill(&mut self, need: usize) -> Result<&[u8], SegmentError> {
+        if self.buffer.len() - self.consumed < need {
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+            let mut have = self.buffer.len();
+            self.buffer.resize(need.max(have + CHUNK_BYTES), 0);
+            while have < need {
+                let at = self.offset + have as u64;
+                let mut rest = std::mem::take(&mut self.buffer);
+                let read = self.read_at(&mut rest[have..], at);
+                self.buffer = rest;
+                match read {
+                    Ok(0) => break,
+                    Ok(read) => have += read,
+                    Err(error) => {
+                        self.buffer.truncate(have);
+                        return Err(error);
+                    }
+                }
+            }
+            self.buffer.truncate(have);
+        }
+        Ok(&self.buffer[self.consumed..])
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize, SegmentError> {
+        loop {
+            match self.file.read_at(buffer, at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(SegmentError::Io {
+                        operation: "read",
+                        path: self.path.clone(),
+                        source,
+                    });
+                }
+                Ok(read) => return Ok(read),
+            }
+        }
+    }
+}
