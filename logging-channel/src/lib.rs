@@ -5,8 +5,12 @@
 
 pub mod codec;
 pub mod execution_point;
+pub mod failure_detector;
+pub mod flow;
 pub mod frame;
 pub mod host_time;
 pub mod message;
+pub mod pointers;
 pub mod record;
 pub mod segment;
+pub mod session;

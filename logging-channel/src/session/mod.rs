@@ -1,0 +1,232 @@
+//! The rules of the logging channel: who says what, when, and what is not allowed.
+//!
+//! ```text
+//!  backup                                primary
+//!    | ------------ Hello ---------------> |   compares protocol and identity
+//!    | <----------- Welcome -------------- |   or Refused, naming the first item that differs
+//!    | <----------- Log ------------------ |   consecutive records from Welcome::first_index
+//!    | ------------ Ack -----------------> |   cumulative, for every Log frame
+//!    | <--------- Heartbeat -------------> |   both ways, the primary's with `released`
+//!    | <---------- Goodbye --------------> |   an orderly end
+//! ```
+//!
+//! One session lives as long as one connection; a broken one is never resumed. Both sides are
+//! sans-I/O: `handle(now, event)` returns commands, in the order in which they must be carried out.
+//! A peer that breaks the rules is answered with `Close` and the rule it broke; what closing means
+//! (a suspicion) is decided by `vmm::replication::node`, as is everything about roles.
+
+#![forbid(unsafe_code)]
+
+pub mod backup;
+pub mod primary;
+
+use crate::message::{Hello, Identity, PROTOCOL_VERSION, Refused};
+use crate::pointers::PointerError;
+
+/// Why a session closes its connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// The identities differ.
+    #[error("{item} differs: {ours} here, {theirs} there")]
+    IdentityDiffers {
+        /// What differs.
+        item: String,
+        /// The primary's value.
+        ours: String,
+        /// The backup's value.
+        theirs: String,
+    },
+    /// A message that this state does not allow.
+    #[error("{message} not allowed while {state}")]
+    Unexpected {
+        /// Kind of message.
+        message: &'static str,
+        /// State of the session.
+        state: &'static str,
+    },
+    /// An index that cannot be right.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
+    /// A Log frame without records.
+    #[error("empty log frame")]
+    EmptyLog,
+    /// The log would begin in the middle.
+    #[error("log begins at record {0}, but only a whole log can be replayed")]
+    NotFromStart(u64),
+    /// We ended it.
+    #[error("this side said goodbye")]
+    SaidGoodbye,
+    /// The peer ended it.
+    #[error("the peer said goodbye")]
+    PeerSaidGoodbye,
+}
+
+/// The kind of a message, for diagnostics.
+#[must_use]
+pub const fn message_name(message: &crate::message::Message) -> &'static str {
+    use crate::message::Message;
+    match message {
+        Message::Hello(_) => "Hello",
+        Message::Welcome(_) => "Welcome",
+        Message::Refused(_) => "Refused",
+        Message::Log(_) => "Log",
+        Message::Ack(_) => "Ack",
+        Message::Heartbeat(_) => "Heartbeat",
+        Message::Goodbye(_) => "Goodbye",
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Compares what the backup would run with what the primary runs: the first item that differs.
+#[must_use]
+pub fn compare(ours: &Identity, hello: &Hello) -> Option<Refused> {
+    let theirs = &hello.identity;
+    let items: [(&str, String, String); 9] = [
+        (
+            "protocol",
+            PROTOCOL_VERSION.to_string(),
+            hello.protocol.to_string(),
+        ),
+        ("vm", ours.vm.clone(), theirs.vm.clone()),
+        (
+            "clock",
+            format!("{:?}", ours.clock),
+            format!("{:?}", theirs.clock),
+        ),
+        (
+            "cpu_model",
+            ours.cpu_model.clone(),
+            theirs.cpu_model.clone(),
+        ),
+        (
+            "memory_bytes",
+            ours.memory_bytes.to_string(),
+            theirs.memory_bytes.to_string(),
+        ),
+        (
+            "kernel_sha256",
+            hex(&ours.kernel_sha256),
+            hex(&theirs.kernel_sha256),
+        ),
+        (
+            "initramfs_sha256",
+            hex(&ours.initramfs_sha256),
+            hex(&theirs.initramfs_sha256),
+        ),
+        ("cmdline", ours.cmdline.clone(), theirs.cmdline.clone()),
+        ("mac", hex(&ours.mac), hex(&theirs.mac)),
+    ];
+    items
+        .into_iter()
+        .find(|(_, ours, theirs)| ours != theirs)
+        .map(|(item, ours, theirs)| Refused {
+            item: item.to_owned(),
+            ours,
+            theirs,
+        })
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use crate::execution_point::ExecutionPoint;
+    use crate::host_time::{GuestTime, HostTime};
+    use crate::message::{Hello, Identity, PROTOCOL_VERSION};
+    use crate::record::{ClockKind, LogIndex, Record, RecordBody};
+
+    pub(crate) fn identity() -> Identity {
+        Identity {
+            vm: "web".into(),
+            clock: ClockKind::Exits,
+            cpu_model: "understudy-v1".into(),
+            memory_bytes: 64 << 20,
+            kernel_sha256: [1; 32],
+            initramfs_sha256: [2; 32],
+            cmdline: "console=ttyS0".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+        }
+    }
+
+    pub(crate) fn hello() -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            holder: "b".into(),
+            identity: identity(),
+        }
+    }
+
+    pub(crate) fn timer(index: u64) -> Record {
+        Record {
+            index: LogIndex(index),
+            point: ExecutionPoint::at_exit(index, 0),
+            guest_time: GuestTime::ZERO,
+            body: RecordBody::Timer,
+        }
+    }
+
+    pub(crate) fn at(ms: u64) -> HostTime {
+        HostTime(ms * 1_000_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{hello, identity};
+    use super::*;
+
+    #[test]
+    fn equal_identities_match() {
+        assert_eq!(compare(&identity(), &hello()), None);
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let mut hello = hello();
+        hello.identity.mac[5] = 9;
+        let refused = compare(&identity(), &hello).expect("differs");
+        assert_eq!(refused.item, "mac");
+        assert_eq!(
+            (refused.ours.as_str(), refused.theirs.as_str()),
+            ("020000000001", "020000000009")
+        );
+        hello.identity.memory_bytes = 1;
+        assert_eq!(
+            compare(&identity(), &hello).expect("differs").item,
+            "memory_bytes"
+        );
+        hello.protocol = 99;
+        let refused = compare(&identity(), &hello).expect("differs");
+        assert_eq!(
+            (refused.item.as_str(), refused.theirs.as_str()),
+            ("protocol", "99")
+        );
+    }
+
+    #[test]
+    fn every_item_of_the_identity_counts() {
+        type Change = fn(&mut Hello);
+        let changes: [(&str, Change); 8] = [
+            ("vm", |h| h.identity.vm.push('x')),
+            ("clock", |h| {
+                h.identity.clock = crate::record::ClockKind::Branches
+            }),
+            ("cpu_model", |h| h.identity.cpu_model.push('x')),
+            ("memory_bytes", |h| h.identity.memory_bytes += 1),
+            ("kernel_sha256", |h| h.identity.kernel_sha256[31] ^= 1),
+            ("initramfs_sha256", |h| h.identity.initramfs_sha256[0] ^= 1),
+            ("cmdline", |h| h.identity.cmdline.push('x')),
+            ("mac", |h| h.identity.mac[0] ^= 1),
+        ];
+        for (item, change) in changes {
+            let mut hello = hello();
+            change(&mut hello);
+            assert_eq!(compare(&identity(), &hello).expect(item).item, item);
+        }
+    }
+}
