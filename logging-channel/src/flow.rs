@@ -60,6 +60,7 @@ pub fn weight_bytes(record: &Record) -> u64 {
         RecordBody::Timer
         | RecordBody::Output(_)
         | RecordBody::Mark(_)
+        | RecordBody::Progress
         | RecordBody::Control(_)
         | RecordBody::End(_) => 0,
     };
