@@ -7,5 +7,9 @@
 pub mod divergence;
 pub mod engine;
 pub mod executor;
+pub mod go_live;
+pub mod node;
+pub mod output_gate;
 mod recorder;
 mod replayer;
+pub mod role;
