@@ -14,4 +14,3 @@ pub mod pointers;
 pub mod record;
 pub mod segment;
 pub mod session;
-pub mod transport;

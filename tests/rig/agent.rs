@@ -117,7 +117,7 @@ impl Agent {
         sink: &mut dyn FnMut(&[u8], bool),
     ) -> Result<Finished> {
         let what = argv.join(" ");
-        let deadline = Instant::now() + limit;
+        let deadline = crate::wait::now() + limit;
         let answers = self
             .send(Operation::Exec { argv: owned(argv) }, input)
             .with_context(|| format!("`{what}`"))?;
@@ -237,7 +237,7 @@ impl Agent {
     }
 
     fn ask(&self, op: Operation, payload: &[u8], limit: Duration) -> Result<(Answer, Vec<u8>)> {
-        let deadline = Instant::now() + limit;
+        let deadline = crate::wait::now() + limit;
         receive(&self.send(op, payload)?, deadline)
     }
 
@@ -258,7 +258,7 @@ impl Agent {
 }
 
 fn receive(answers: &Receiver<(Answer, Vec<u8>)>, deadline: Instant) -> Result<(Answer, Vec<u8>)> {
-    let left = deadline.saturating_duration_since(Instant::now());
+    let left = deadline.saturating_duration_since(crate::wait::now());
     match answers.recv_timeout(left) {
         Ok(answer) => Ok(answer),
         Err(RecvTimeoutError::Timeout) => bail!("no answer from the host in time"),

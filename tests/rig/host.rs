@@ -32,6 +32,12 @@ const DISK_MIB: u64 = 512;
 const CPU_PATCHED: &str = "EPYC,+svm,+npt,+perfctr-core";
 const CPU_STOCK: &str = "EPYC,+svm,+npt";
 
+/// Options of a host's kernel. Without `no_timer_check` a host that gets little processor time while
+/// it boots counts too few timer ticks and panics in setup_IO_APIC; without `tsc=reliable` it may
+/// later take its clock for unstable for the same reason.
+const KERNEL_OPTIONS: &str =
+    "console=ttyS0 quiet panic=-1 nmi_watchdog=0 mitigations=off no_timer_check tsc=reliable";
+
 /// A network interface of a host, in the order eth0, eth1.
 #[derive(Debug, Clone)]
 pub enum Nic {
@@ -153,7 +159,7 @@ impl Host {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", self.images.emulator.display()))?;
-        let since = Instant::now();
+        let since = crate::wait::now();
         let agent = match connect_when_listening(&socket, &mut emulator) {
             Ok(agent) => agent,
             Err(error) => {
@@ -292,10 +298,7 @@ impl Host {
 
     fn arguments(&self, socket: &Path) -> Vec<String> {
         let config = &self.config;
-        let mut append = format!(
-            "console=ttyS0 quiet panic=-1 nmi_watchdog=0 mitigations=off rig.name={}",
-            config.name
-        );
+        let mut append = format!("{KERNEL_OPTIONS} rig.name={}", config.name);
         for (key, value) in [("address", &config.address), ("log", &config.log_address)] {
             if let Some(value) = value {
                 append.push_str(&format!(" rig.{key}={value}"));

@@ -36,16 +36,24 @@ impl Images {
     /// # Errors
     /// When it is missing or damaged, or names a file that is not there; says what to run.
     pub fn load() -> Result<Self> {
-        let file = match std::env::var_os("UNDERSTUDY_IMAGES") {
-            Some(file) => PathBuf::from(file),
-            None => cache_dir()?.join("images.json"),
-        };
+        let file = Self::file()?;
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("{}: run `cargo xtask images` first", file.display()))?;
         let images: Self = serde_json::from_str(&text)
             .with_context(|| format!("{}: not an image list", file.display()))?;
         images.verify(&file)?;
         Ok(images)
+    }
+
+    /// Where the list is: `$UNDERSTUDY_IMAGES`, or `images.json` in the cache.
+    ///
+    /// # Errors
+    /// As [`cache_dir`].
+    pub fn file() -> Result<PathBuf> {
+        match std::env::var_os("UNDERSTUDY_IMAGES") {
+            Some(file) => Ok(std::path::absolute(file)?),
+            None => Ok(cache_dir()?.join("images.json")),
+        }
     }
 
     fn verify(&self, listed_in: &Path) -> Result<()> {

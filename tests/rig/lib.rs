@@ -7,12 +7,22 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod arbiter;
+pub mod artifacts;
+pub mod client;
+pub mod evidence;
 pub mod host;
 pub mod images;
 pub mod initramfs;
 pub mod isolation;
+pub mod lab;
 pub mod link;
 pub mod netns;
+pub mod observation;
+pub mod oracle;
+pub mod pair;
+pub mod prepare;
 pub mod programs;
+pub mod progress;
 pub mod requirements;
 pub mod wait;

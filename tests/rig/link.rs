@@ -251,7 +251,7 @@ impl Lane {
             }
             return;
         }
-        let at = Instant::now() + delay;
+        let at = crate::wait::now() + delay;
         for _ in 0..copies {
             if state.waiting.len() >= DELAYED_FRAMES_MAX {
                 state.counters.lost += 1;
@@ -276,7 +276,7 @@ impl Lane {
                 state = self.due.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let left = at.saturating_duration_since(Instant::now());
+            let left = at.saturating_duration_since(crate::wait::now());
             if !left.is_zero() {
                 state = match self.due.wait_timeout(state, left) {
                     Ok((state, _)) => state,

@@ -22,6 +22,8 @@ pub mod address {
     pub const BACKUP: &str = "10.77.0.2";
     /// The arbiter.
     pub const ARBITER: &str = "10.77.0.3";
+    /// The rig itself, on the service bridge.
+    pub const RIG: &str = "10.77.0.254";
     /// The client.
     pub const CLIENT: &str = "10.77.0.4";
     /// The replicated guest.
@@ -61,11 +63,14 @@ impl Network {
         std::fs::create_dir_all(RUN_DIR)?;
         std::fs::write("/proc/sys/net/unix/max_dgram_qlen", DATAGRAM_QUEUE)
             .context("cannot lengthen the datagram queue")?;
-        ip_batch(
+        ip_batch(&format!(
             "link set lo up\n\
              link add svc type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
+             addr add {}/{} dev svc\n\
              link set svc up\n",
-        )?;
+            address::RIG,
+            address::PREFIX
+        ))?;
         for (name, address) in [("arbiter", address::ARBITER), ("client", address::CLIENT)] {
             run(Command::new("ip").args(["netns", "add", name]))?;
             ip_batch(&format!(

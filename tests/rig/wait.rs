@@ -5,11 +5,21 @@
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
+/// The machine's clock. The rig is outside of what is recorded: it measures and it gives up.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the rig measures real hosts from outside"
+)]
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
 /// Sleeps.
 pub fn pause(duration: Duration) {
-    let deadline = Instant::now() + duration;
+    let deadline = now() + duration;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(now());
         if left.is_zero() {
             return;
         }
@@ -28,12 +38,12 @@ pub fn until<T>(
     interval: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let deadline = Instant::now() + limit;
+    let deadline = now() + limit;
     loop {
         if let Some(answer) = probe()? {
             return Ok(answer);
         }
-        if Instant::now() >= deadline {
+        if now() >= deadline {
             bail!("waited {:.1} s in vain for {what}", limit.as_secs_f64());
         }
         pause(interval);

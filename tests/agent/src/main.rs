@@ -27,8 +27,13 @@ fn main() {
         if let Err(error) = serve() {
             eprintln!("rig-agent: {error}");
         }
-        thread::sleep(RETRY);
+        pause();
     }
+}
+
+/// Neither the port's appearance nor the rig's coming back can be waited for: look again.
+fn pause() {
+    thread::park_timeout(RETRY);
 }
 
 /// Serves requests until the rig's end of the port closes.
@@ -67,7 +72,7 @@ impl Read for PatientReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read(buffer)? {
-                0 if !buffer.is_empty() => thread::sleep(RETRY),
+                0 if !buffer.is_empty() => pause(),
                 n => return Ok(n),
             }
         }

@@ -1,0 +1,130 @@
+//! `rig-drill`: failure drills with real hosts. Run by `cargo xtask drill`.
+
+#![forbid(unsafe_code)]
+
+mod lab;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use rig::lab::Lab;
+use rig::prepare::{self, Stage};
+use rig::progress;
+use rig::wait::now;
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// One drill: what it is called, what it shows, how it is done.
+struct Drill {
+    name: &'static str,
+    shows: &'static str,
+    run: fn(&mut Lab) -> Result<()>,
+}
+
+/// Every drill, in the order of running. Those that kill no host come first: they need no boot.
+const DRILLS: &[Drill] = &[Drill {
+    name: "lab",
+    shows: "the lab itself: network, link, client, kill, evidence; nothing is replicated",
+    run: lab::run,
+}];
+
+/// Failure drills with real hosts
+#[derive(Parser)]
+#[command(name = "cargo xtask drill")]
+struct Arguments {
+    /// Which drills; all when none is named
+    names: Vec<String>,
+    /// List the drills and what each shows
+    #[arg(long)]
+    list: bool,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    name: &'static str,
+    passed: bool,
+    seconds: f64,
+    why: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    if prepare::was_client()? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for drill in DRILLS {
+            println!("{:<24} {}", drill.name, drill.shows);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen = choose(&arguments.names)?;
+    let prepared = match prepare::stage()? {
+        Stage::Done(code) => return Ok(code),
+        Stage::Inside(prepared) => prepared,
+    };
+    let mut lab = progress::step("booting two hosts", || {
+        Lab::start(&prepared.images, &prepared.programs)
+    })?;
+    let mut outcomes = Vec::new();
+    for drill in chosen {
+        outcomes.push(run_one(drill, &mut lab));
+    }
+    report(&outcomes, arguments.json)?;
+    Ok(ExitCode::from(u8::from(
+        outcomes.iter().any(|outcome| !outcome.passed),
+    )))
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Drill>> {
+    if names.is_empty() || names.iter().any(|name| name == "all") {
+        return Ok(DRILLS.iter().collect());
+    }
+    let find = |name: &String| match DRILLS.iter().find(|drill| drill.name == name) {
+        Some(drill) => Ok(drill),
+        None => bail!("there is no drill `{name}`; --list shows them"),
+    };
+    names.iter().map(find).collect()
+}
+
+fn run_one(drill: &'static Drill, lab: &mut Lab) -> Outcome {
+    let began = now();
+    let result = progress::step(drill.name, || {
+        lab.reset()?;
+        (drill.run)(lab)
+    });
+    let why = result.err().map(|error| format!("{error:#}"));
+    Outcome {
+        name: drill.name,
+        passed: why.is_none(),
+        seconds: began.elapsed().as_secs_f64(),
+        why,
+    }
+}
+
+fn report(outcomes: &[Outcome], json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(outcomes)?);
+        return Ok(());
+    }
+    for outcome in outcomes {
+        let verdict = if outcome.passed { "pass" } else { "FAIL" };
+        println!("{verdict} {:<24} {:5.1} s", outcome.name, outcome.seconds);
+        if let Some(why) = &outcome.why {
+            println!("     {why}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! A replicated virtual machine in a lab: its configuration, its two processes, what they say.
+
+use crate::arbiter::Arbiter;
+use crate::host::STATE_DIR;
+use crate::lab::{GUEST_INITRAMFS, GUEST_KERNEL, Lab, Side, UNDERSTUDY};
+use crate::netns::address;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// The virtual machine's name, its key at the arbiter.
+pub const VM: &str = "witness";
+
+/// Where the configuration is in a host; the same bytes in both.
+pub const CONFIG: &str = "/etc/understudy.toml";
+
+/// Where the product writes what it has to say, on the evidence disk.
+pub const OUTPUT: &str = "/var/lib/understudy/understudy.out";
+
+/// Directory of the log's segments, on the evidence disk.
+pub const LOG_DIR: &str = "/var/lib/understudy/log";
+
+/// Time for a status, on a machine that is busy.
+const STATUS_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time between two questions.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// How a pair is set up.
+#[derive(Debug, Clone)]
+pub struct PairOptions {
+    /// `exits`, `branches` or `auto`.
+    pub clock: String,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// What the guest does (`understudy.workload` of the guest image).
+    pub workload: String,
+    /// More words for the guest's kernel command line.
+    pub cmdline: String,
+    /// Interval of heartbeats, in milliseconds.
+    pub heartbeat_ms: u32,
+    /// Silence after which the other host is suspected, in milliseconds.
+    pub suspect_ms: u32,
+    /// Longest time between two marks, in milliseconds.
+    pub mark_ms: u32,
+    /// Keep the log on the evidence disk.
+    pub log: bool,
+}
+
+impl Default for PairOptions {
+    fn default() -> Self {
+        Self {
+            clock: "exits".into(),
+            memory_mib: 64,
+            workload: "idle".into(),
+            cmdline: String::new(),
+            heartbeat_ms: 20,
+            suspect_ms: SUSPECT_MS,
+            mark_ms: 5,
+            log: true,
+        }
+    }
+}
+
+/// Two emulated hosts, a client and the rig share few processors: a host may get none for longer
+/// than the product's default of 120 ms without being dead.
+const SUSPECT_MS: u32 = 200;
+
+impl PairOptions {
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> String {
+        let Self {
+            clock,
+            memory_mib,
+            workload,
+            cmdline,
+            ..
+        } = self;
+        let Self {
+            heartbeat_ms,
+            suspect_ms,
+            mark_ms,
+            ..
+        } = self;
+        let (guest, channel, url) = (address::GUEST, address::PRIMARY_LOG, Arbiter::url());
+        let log = if self.log {
+            format!("[log]\ndir = \"{LOG_DIR}\"\n")
+        } else {
+            String::new()
+        };
+        format!(
+            "[vm]\n\
+             name = \"{VM}\"\n\
+             memory_mib = {memory_mib}\n\
+             kernel = \"{GUEST_KERNEL}\"\n\
+             initramfs = \"{GUEST_INITRAMFS}\"\n\
+             cmdline = \"understudy.ip={guest}/{} understudy.workload={workload} {cmdline}\"\n\
+             [network]\n\
+             tap = \"tap0\"\n\
+             announce = [\"{guest}\"]\n\
+             [console]\n\
+             mode = \"file\"\n\
+             path = \"{STATE_DIR}/console.log\"\n\
+             [channel]\n\
+             address = \"{channel}:7071\"\n\
+             heartbeat_ms = {heartbeat_ms}\n\
+             suspect_ms = {suspect_ms}\n\
+             mark_ms = {mark_ms}\n\
+             [arbiter]\n\
+             url = \"{url}\"\n\
+             {log}\
+             [clock]\n\
+             kind = \"{clock}\"\n\
+             [control]\n\
+             socket = \"/run/understudy.sock\"\n",
+            address::PREFIX,
+        )
+    }
+}
+
+/// What one side says of itself (a part of `understudy status --json`).
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// The exact state, such as `protected`, `following`, `solo`, `halted`.
+    pub role: String,
+    /// Generation held or followed.
+    pub generation: u64,
+    /// Whether the peer is connected.
+    pub linked: bool,
+    /// Positions in the log.
+    pub pointers: Pointers,
+    /// Primary: age of the oldest record that the backup has not replayed, in nanoseconds.
+    pub lag_ns: u64,
+    /// Why it halted.
+    pub halted: Option<String>,
+}
+
+/// Positions in the log: the index of the first record not yet so-and-so.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Pointers {
+    /// Primary: made.
+    pub recorded: u64,
+    /// Primary: in the backup's memory.
+    pub acknowledged: u64,
+    /// Backup: in memory here.
+    pub received: u64,
+    /// Replayed by the backup.
+    pub replayed: u64,
+    /// Every output below has left.
+    pub released: u64,
+}
+
+/// The pair's processes; they end with the lab's reset.
+#[derive(Debug)]
+pub struct Pair {
+    processes: [(Side, u32); 2],
+}
+
+impl Pair {
+    /// Starts the arbiter and both sides. Returns at once: nothing is ready yet.
+    ///
+    /// # Errors
+    /// When something cannot be started.
+    pub fn start(lab: &mut Lab, options: &PairOptions) -> Result<Self> {
+        lab.arbiter.start()?;
+        let processes = [
+            (Side::Primary, spawn(lab, Side::Primary, options)?),
+            (Side::Backup, spawn(lab, Side::Backup, options)?),
+        ];
+        Ok(Self { processes })
+    }
+
+    /// [`Pair::start`], then waits until the guest runs and the backup follows.
+    ///
+    /// # Errors
+    /// When that does not happen within `limit`.
+    pub fn start_protected(lab: &mut Lab, options: &PairOptions, limit: Duration) -> Result<Self> {
+        let pair = Self::start(lab, options)?;
+        pair.wait_role(lab, Side::Primary, "protected", limit)?;
+        pair.wait_role(lab, Side::Backup, "following", limit)?;
+        Ok(pair)
+    }
+
+    /// Asks a side for its status.
+    ///
+    /// # Errors
+    /// When the host is dead, or the product does not answer.
+    pub fn status(&self, lab: &Lab, side: Side) -> Result<Status> {
+        let argv = [UNDERSTUDY, "status", "--json", "--config", CONFIG];
+        let answer = lab
+            .host(side)
+            .agent()?
+            .exec(&argv, STATUS_LIMIT)?
+            .success()?;
+        parse_status(&answer.stdout).with_context(|| format!("{side}: {}", answer.text()))
+    }
+
+    /// Waits until a side is in the state `role`.
+    ///
+    /// # Errors
+    /// When it is not within `limit`, its process ends, or it halts instead; with what it said.
+    pub fn wait_role(&self, lab: &Lab, side: Side, role: &str, limit: Duration) -> Result<Status> {
+        let mut last = String::from("no answer");
+        let result = crate::wait::until(&format!("{side} to be {role}"), limit, INTERVAL, || {
+            match self.status(lab, side) {
+                Ok(status) if status.role == role => return Ok(Some(status)),
+                Ok(status) if status.role == "halted" => {
+                    bail!("{side} halted: {}", status.halted.unwrap_or_default());
+                }
+                Ok(status) => last = format!("{} in generation {}", status.role, status.generation),
+                Err(error) => {
+                    last = format!("{error:#}");
+                    if let Some(code) = self.ended(lab, side)? {
+                        bail!("{side} ended with status {code}");
+                    }
+                }
+            }
+            Ok(None)
+        });
+        result.with_context(|| format!("last seen: {last}; it said:\n{}", said(lab, side)))
+    }
+
+    /// Waits until a side has halted for good, whether its process still runs or not, and returns
+    /// the last status it gave, if any.
+    ///
+    /// # Errors
+    /// When it does not within `limit`, or ends in any other way.
+    pub fn wait_halted(&self, lab: &Lab, side: Side, limit: Duration) -> Result<Option<Status>> {
+        let result = crate::wait::until(&format!("{side} to halt"), limit, INTERVAL, || match self
+            .status(lab, side)
+        {
+            Ok(status) if status.role == "halted" => Ok(Some(Some(status))),
+            Ok(_) => Ok(None),
+            Err(_) => Ok(self.ended(lab, side)?.map(|_| None)),
+        });
+        result.with_context(|| format!("{side} said:\n{}", said(lab, side)))
+    }
+
+    /// The exit status of a side's process, once it has ended.
+    ///
+    /// # Errors
+    /// When the host is dead.
+    pub fn ended(&self, lab: &Lab, side: Side) -> Result<Option<i32>> {
+        let process = self.processes.iter().find(|(of, _)| *of == side);
+        let (_, pid) = process.context("both sides were started")?;
+        lab.host(side).agent()?.poll(*pid)
+    }
+}
+
+fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
+    let agent = lab.host(side).agent()?;
+    agent.put(CONFIG, 0o644, options.config().as_bytes())?;
+    agent.spawn(&[UNDERSTUDY, side.name(), "--config", CONFIG], OUTPUT)
+}
+
+/// The status, at the top or under `node`.
+fn parse_status(json: &[u8]) -> Result<Status> {
+    let mut value: serde_json::Value = serde_json::from_slice(json)?;
+    let node = value.get_mut("node").map(serde_json::Value::take);
+    Ok(serde_json::from_value(node.unwrap_or(value))?)
+}
+
+/// The end of what a side's process printed.
+fn said(lab: &Lab, side: Side) -> String {
+    const LINES: &str = "30";
+    let tail = lab
+        .host(side)
+        .agent()
+        .and_then(|agent| agent.exec(&["tail", "-n", LINES, OUTPUT], STATUS_LIMIT));
+    tail.map_or_else(|error| format!("{error:#}"), |done| done.text())
+}

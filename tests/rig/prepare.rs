@@ -1,0 +1,90 @@
+//! The first half of every program of the rig: build what is needed, then go inside.
+//!
+//! See [`crate::isolation`] for the two processes. Outside, missing images and programs are built
+//! with the project's own commands, so that `cargo xtask demo` works on a fresh checkout.
+
+use crate::images::Images;
+use crate::programs::{Programs, checkout};
+use crate::{client, isolation, progress};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// What the inside process works with.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Kernels, modules, emulator.
+    pub images: Images,
+    /// Static programs.
+    pub programs: Programs,
+}
+
+/// Which process this is.
+#[derive(Debug)]
+pub enum Stage {
+    /// Inside, with everything at hand: do the work.
+    Inside(Prepared),
+    /// The work was done by another process, which ended like this.
+    Done(ExitCode),
+}
+
+/// Call first in `main`, after the arguments are known to be good. Returns in the inside process to
+/// do the work, and in every other one when there is nothing left to do.
+///
+/// # Errors
+/// When something cannot be built or this machine allows no isolation.
+pub fn stage() -> Result<Stage> {
+    if isolation::is_inside() {
+        isolation::end_with_the_outside()?;
+        return Ok(Stage::Inside(Prepared {
+            images: Images::load()?,
+            programs: Programs::build()?,
+        }));
+    }
+    build_images_if_missing()?;
+    let programs = progress::step("building the static programs", Programs::build)?;
+    let dir = programs
+        .understudy
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_owned);
+    let images_file = Images::file()?;
+    let environment = [
+        ("UNDERSTUDY_PROGRAMS", dir.as_path()),
+        ("UNDERSTUDY_IMAGES", images_file.as_path()),
+    ];
+    let status = isolation::run_inside(&environment)?;
+    let code = status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1);
+    Ok(Stage::Done(ExitCode::from(code)))
+}
+
+/// If this process was started as the client outside, runs it to its end.
+///
+/// # Errors
+/// As [`client::run_if_asked`].
+pub fn was_client() -> Result<bool> {
+    client::run_if_asked()
+}
+
+fn build_images_if_missing() -> Result<()> {
+    if Images::load().is_ok() {
+        return Ok(());
+    }
+    if std::env::var_os("UNDERSTUDY_IMAGES").is_some() {
+        // Somebody named a list: building another one would not help.
+        return Images::load().map(|_| ());
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    eprintln!("  the images are missing: building them (once)");
+    let status = Command::new(cargo)
+        .current_dir(checkout()?)
+        .args(["xtask", "images"])
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("`cargo xtask images` failed");
+    }
+    Images::load().map(|_| ())
+}
