@@ -2,6 +2,7 @@
 //! rooms that is not declared there.
 
 pub mod boot;
+pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
