@@ -14,3 +14,4 @@ pub mod pointers;
 pub mod record;
 pub mod segment;
 pub mod session;
+pub mod transport;
