@@ -1,6 +1,7 @@
 //! Room map of the monitor. See ARCHITECTURE.md; `cargo xtask check` refuses any import between
 //! rooms that is not declared there.
 
+pub mod backend;
 pub mod boot;
 pub mod config;
 pub mod devices;
