@@ -123,3 +123,14 @@ pub struct RestoreError {
     /// What it held.
     pub found: String,
 }
+
+/// Offsets of the bytes of an access, for devices whose registers are bytes. The end of the offset
+/// space, which no device reaches, repeats rather than wraps.
+fn bytes_from(offset: u64) -> impl Iterator<Item = u64> {
+    (0..).map(move |at| offset.saturating_add(at))
+}
+
+/// Adds to a count of misuse, which stays at its largest value rather than wraps.
+const fn count(counter: &mut u64, more: u64) {
+    *counter = counter.saturating_add(more);
+}

@@ -16,7 +16,7 @@
 #![forbid(unsafe_code)]
 
 use super::pit_counter::{Access, Counter, CounterState, Mode};
-use super::{Device, DeviceContext, Misuse, RestoreError, TimedDevice};
+use super::{Device, DeviceContext, Misuse, RestoreError, TimedDevice, bytes_from, count};
 use logging_channel::host_time::GuestTime;
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +98,7 @@ impl Pit {
             // The control word register cannot be read.
             3 => 0xff,
             _ => {
-                self.misuse.bad_access += 1;
+                count(&mut self.misuse.bad_access, 1);
                 0xff
             }
         }
@@ -120,7 +120,7 @@ impl Pit {
                 self.port_b = value & PORT_B_WRITABLE;
                 self.counters[2].set_gate(value & PORT_B_GATE != 0, tick);
             }
-            _ => self.misuse.bad_access += 1,
+            _ => count(&mut self.misuse.bad_access, 1),
         }
     }
 
@@ -164,13 +164,13 @@ impl Device for Pit {
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], ctx: &mut DeviceContext<'_>) {
-        for (at, byte) in (offset..).zip(data) {
+        for (at, byte) in bytes_from(offset).zip(data) {
             *byte = self.read_register(at, ctx.now);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8], ctx: &mut DeviceContext<'_>) {
-        for (at, &byte) in (offset..).zip(data) {
+        for (at, &byte) in bytes_from(offset).zip(data) {
             self.write_register(at, byte, ctx);
         }
     }
@@ -223,5 +223,212 @@ impl TimedDevice for Pit {
             ctx.irq.pulse(self.irq_line);
         }
         self.next_interrupt = self.counters[0].next_rise(tick);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::conformance::{Bench, Subject, conformance_tests};
+    use proptest::prelude::*;
+
+    impl Subject for Pit {
+        fn fresh() -> Self {
+            Self::new(0)
+        }
+
+        fn offsets() -> Vec<u64> {
+            (0..5).collect()
+        }
+
+        fn advance(&mut self, ctx: &mut DeviceContext<'_>) {
+            TimedDevice::advance(self, ctx);
+        }
+    }
+
+    conformance_tests!(Pit);
+
+    fn write(pit: &mut Pit, bench: &mut Bench, writes: &[(u64, u8)]) {
+        for &(offset, value) in writes {
+            pit.write(offset, &[value], &mut bench.ctx());
+        }
+    }
+
+    fn read(pit: &mut Pit, bench: &mut Bench, offset: u64) -> u8 {
+        let mut byte = [0];
+        pit.read(offset, &mut byte, &mut bench.ctx());
+        byte[0]
+    }
+
+    fn read_count(pit: &mut Pit, bench: &mut Bench, offset: u64) -> u16 {
+        let low = read(pit, bench, offset);
+        u16::from_le_bytes([low, read(pit, bench, offset)])
+    }
+
+    /// Moves to the first time at which `tick` has happened.
+    fn go_to(bench: &mut Bench, tick: u64) {
+        bench.now = time_of_tick(tick);
+    }
+
+    fn fires(pit: &mut Pit, bench: &mut Bench) -> bool {
+        TimedDevice::advance(pit, &mut bench.ctx());
+        bench.irq.take_rising() & 1 != 0
+    }
+
+    /// Linux drivers/clocksource/i8253.c, pit_set_periodic() with HZ=100.
+    #[test]
+    fn periodic_as_linux_sets_it() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(&mut pit, &mut bench, &[(3, 0x34), (0, 0x9c), (0, 0x2e)]);
+        for n in 1..5 {
+            let due = pit.next_deadline().expect("periodic");
+            assert_eq!(due, time_of_tick(1 + n * 11_932));
+            bench.now = GuestTime::from_micros(due.as_micros() - 1);
+            assert!(!fires(&mut pit, &mut bench));
+            bench.now = due;
+            assert!(fires(&mut pit, &mut bench));
+            assert!(!fires(&mut pit, &mut bench), "once per deadline");
+        }
+    }
+
+    /// pit_set_oneshot() and pit_next_event(): mode 4.
+    #[test]
+    fn one_shot_as_linux_sets_it() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(&mut pit, &mut bench, &[(3, 0x38)]);
+        assert_eq!(pit.next_deadline(), None);
+        bench.now = GuestTime::from_micros(500);
+        write(&mut pit, &mut bench, &[(0, 0x10), (0, 0x27)]);
+        let due = pit.next_deadline().expect("one shot");
+        assert_eq!(due, time_of_tick(ticks_at(bench.now) + 2 + 10_000));
+        bench.now = due;
+        assert!(fires(&mut pit, &mut bench));
+        assert_eq!(pit.next_deadline(), None);
+        // pit_shutdown().
+        write(&mut pit, &mut bench, &[(0, 9), (0, 0), (3, 0x30)]);
+        assert_eq!(pit.next_deadline(), None);
+    }
+
+    #[test]
+    fn missed_periods_coalesce() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(&mut pit, &mut bench, &[(3, 0x34), (0, 0x00), (0, 0x10)]);
+        go_to(&mut bench, 4_096 * 1_000);
+        assert!(fires(&mut pit, &mut bench));
+        assert!(!fires(&mut pit, &mut bench));
+        let next = pit.next_deadline().expect("still periodic");
+        assert_eq!(next, time_of_tick(1 + 4_096 * 1_000));
+    }
+
+    #[test]
+    fn mode_0_raises_the_line_and_keeps_it() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(&mut pit, &mut bench, &[(3, 0x30), (0, 100), (0, 0)]);
+        bench.now = pit.next_deadline().expect("armed");
+        assert!(fires(&mut pit, &mut bench));
+        assert_eq!(bench.irq.levels() & 1, 1);
+        write(&mut pit, &mut bench, &[(3, 0x30)]);
+        assert_eq!(bench.irq.levels() & 1, 0);
+    }
+
+    #[test]
+    fn counts_down_and_latches() {
+        let mut counter = Counter::new(true);
+        counter.configure(Access::Both, Mode::Rate, false);
+        counter.write(0xe8, 0);
+        assert!(counter.write(0x03, 0), "1,000, full at tick 1");
+        let count = |counter: &mut Counter, tick| {
+            u16::from_le_bytes([counter.read(tick), counter.read(tick)])
+        };
+        counter.latch_count(11);
+        counter.latch_count(500);
+        assert_eq!(count(&mut counter, 500), 990, "the first latch");
+        assert_eq!(count(&mut counter, 500), 501, "then the count");
+        assert_eq!(count(&mut counter, 1_000), 1);
+        assert_eq!(count(&mut counter, 1_001), 1_000);
+        counter.latch_count(11);
+        counter.configure(Access::Low, Mode::Rate, false);
+        assert_eq!(counter.read(12), 0xe8, "a control word drops the latch");
+    }
+
+    #[test]
+    fn counts_in_decimal() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(&mut pit, &mut bench, &[(3, 0x35), (0, 0x00), (0, 0x10)]);
+        go_to(&mut bench, 2);
+        assert_eq!(read_count(&mut pit, &mut bench, 0), 0x0999);
+    }
+
+    #[test]
+    fn square_wave_counts_twos() {
+        let mut counter = Counter::new(true);
+        counter.configure(Access::Low, Mode::Square, false);
+        counter.write(10, 0);
+        let seen = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(|tick| counter.read(tick));
+        assert_eq!(seen, [10, 8, 6, 4, 2, 10, 8, 6, 4, 2, 10]);
+        let high = [1, 5, 6, 10, 11].map(|tick| counter.output(tick));
+        assert_eq!(high, [true, true, false, false, true]);
+        assert_eq!(counter.next_rise(3), Some(11));
+    }
+
+    #[test]
+    fn read_back_gives_status_and_count() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(&mut pit, &mut bench, &[(3, 0xb4)]);
+        write(&mut pit, &mut bench, &[(3, 0xe8)]);
+        assert_eq!(read(&mut pit, &mut bench, 2), 0xf4, "output high, no count");
+        write(&mut pit, &mut bench, &[(2, 0), (2, 1), (3, 0xc8)]);
+        assert_eq!(read(&mut pit, &mut bench, 2), 0xb4, "status first");
+        assert_eq!(
+            read_count(&mut pit, &mut bench, 2),
+            0x100,
+            "held by its gate"
+        );
+    }
+
+    /// Linux pit_calibrate_tsc(): counter 2 in mode 0, gated by port 0x61, polled there.
+    #[test]
+    fn counter_2_as_linux_calibrates_with_it() {
+        let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+        write(
+            &mut pit,
+            &mut bench,
+            &[(4, 0x01), (3, 0xb0), (2, 0x9c), (2, 0x2e)],
+        );
+        assert_eq!(read(&mut pit, &mut bench, 4) & 0x20, 0);
+        go_to(&mut bench, 5_000);
+        write(&mut pit, &mut bench, &[(4, 0x00)]);
+        go_to(&mut bench, 50_000);
+        assert_eq!(read(&mut pit, &mut bench, 4) & 0x20, 0, "held by its gate");
+        write(&mut pit, &mut bench, &[(4, 0x01)]);
+        go_to(&mut bench, 50_000 + 6_000);
+        assert_eq!(read(&mut pit, &mut bench, 4) & 0x20, 0);
+        go_to(&mut bench, 50_000 + 6_934);
+        assert_eq!(read(&mut pit, &mut bench, 4) & 0x20, 0x20);
+    }
+
+    proptest! {
+        #[test]
+        fn a_deadline_is_the_first_microsecond_of_its_tick(tick in 1..u64::MAX / 2_000_000) {
+            let due = time_of_tick(tick);
+            prop_assert!(ticks_at(due) >= tick);
+            prop_assert!(ticks_at(GuestTime::from_micros(due.as_micros() - 1)) < tick);
+        }
+
+        /// Whatever the mode and the count: advancing from deadline to deadline always makes
+        /// progress and fires each time.
+        #[test]
+        fn deadlines_fire(control in 0x10..0x40u8, low: u8, high: u8, start in 0..1u64 << 40) {
+            let (mut pit, mut bench) = (Pit::new(0), Bench::new());
+            bench.now = GuestTime::from_micros(start);
+            write(&mut pit, &mut bench, &[(3, control), (0, low), (0, high)]);
+            for _ in 0..20 {
+                let Some(due) = pit.next_deadline() else { break };
+                prop_assert!(due > bench.now || ticks_at(bench.now) > 0);
+                bench.now = due;
+                prop_assert!(fires(&mut pit, &mut bench));
+                prop_assert!(pit.next_deadline().is_none_or(|next| next > due));
+            }
+        }
     }
 }

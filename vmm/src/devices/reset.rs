@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Device, DeviceContext, Effect, Misuse, RestoreError};
+use super::{Device, DeviceContext, Effect, Misuse, RestoreError, bytes_from, count};
 use serde::{Deserialize, Serialize};
 
 /// System flag (self test passed) and keyboard not locked; both buffers empty.
@@ -49,7 +49,7 @@ impl ResetPorts {
             2 => A20_ON,
             3 => self.state.reset_control,
             _ => {
-                self.state.misuse.bad_access += 1;
+                count(&mut self.state.misuse.bad_access, 1);
                 0xff
             }
         }
@@ -70,7 +70,7 @@ impl ResetPorts {
             5 => (value & SLEEP_ENABLE != 0).then_some(Effect::PowerOff),
             6 => Some(Effect::PowerOff),
             _ => {
-                self.state.misuse.bad_access += 1;
+                count(&mut self.state.misuse.bad_access, 1);
                 None
             }
         }
@@ -85,13 +85,13 @@ impl Device for ResetPorts {
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _ctx: &mut DeviceContext<'_>) {
-        for (at, byte) in (offset..).zip(data) {
+        for (at, byte) in bytes_from(offset).zip(data) {
             *byte = self.read_register(at);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8], ctx: &mut DeviceContext<'_>) {
-        for (at, &byte) in (offset..).zip(data) {
+        for (at, &byte) in bytes_from(offset).zip(data) {
             ctx.effects.extend(self.write_register(at, byte));
         }
     }
@@ -120,7 +120,19 @@ impl Device for ResetPorts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::conformance::Bench;
+    use crate::devices::conformance::{Bench, Subject, conformance_tests};
+
+    impl Subject for ResetPorts {
+        fn fresh() -> Self {
+            Self::new()
+        }
+
+        fn offsets() -> Vec<u64> {
+            (0..7).collect()
+        }
+    }
+
+    conformance_tests!(ResetPorts);
 
     fn effects_of(writes: &[(u64, u8)]) -> Vec<Effect> {
         let (mut ports, mut bench) = (ResetPorts::new(), Bench::new());

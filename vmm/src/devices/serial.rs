@@ -14,7 +14,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Device, DeviceContext, Effect, Misuse, RestoreError};
+use super::{Device, DeviceContext, Effect, Misuse, RestoreError, bytes_from, count};
 use logging_channel::record::limits::INPUT_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -104,7 +104,10 @@ impl Serial {
     pub fn receive(&mut self, bytes: &[u8], ctx: &mut DeviceContext<'_>) {
         let taken = bytes.len().min(self.room());
         self.state.received.extend(&bytes[..taken]);
-        self.state.misuse.dropped_receive += (bytes.len() - taken) as u64;
+        count(
+            &mut self.state.misuse.dropped_receive,
+            (bytes.len() - taken) as u64,
+        );
         self.drive_line(ctx);
     }
 
@@ -149,7 +152,7 @@ impl Serial {
             6 => self.modem_status(),
             7 => s.scratch,
             _ => {
-                s.misuse.bad_access += 1;
+                count(&mut s.misuse.bad_access, 1);
                 0xff
             }
         }
@@ -201,7 +204,7 @@ impl Serial {
             4 => s.mcr = value & MCR_VALID,
             5 | 6 => {}
             7 => s.scratch = value,
-            _ => s.misuse.bad_access += 1,
+            _ => count(&mut s.misuse.bad_access, 1),
         }
     }
 
@@ -223,14 +226,14 @@ impl Device for Serial {
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], ctx: &mut DeviceContext<'_>) {
-        for (at, byte) in (offset..).zip(data) {
+        for (at, byte) in bytes_from(offset).zip(data) {
             *byte = self.read_register(at);
         }
         self.drive_line(ctx);
     }
 
     fn write(&mut self, offset: u64, data: &[u8], ctx: &mut DeviceContext<'_>) {
-        for (at, &byte) in (offset..).zip(data) {
+        for (at, &byte) in bytes_from(offset).zip(data) {
             self.write_register(at, byte, ctx);
             // After each byte: the edge a byte makes must not vanish behind the next one.
             self.drive_line(ctx);
@@ -270,7 +273,23 @@ impl Device for Serial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::conformance::Bench;
+    use crate::devices::conformance::{Bench, Subject, conformance_tests};
+
+    impl Subject for Serial {
+        fn fresh() -> Self {
+            Self::new(4)
+        }
+
+        fn offsets() -> Vec<u64> {
+            (0..8).collect()
+        }
+
+        fn input(&mut self, bytes: &[u8], ctx: &mut DeviceContext<'_>) {
+            self.receive(bytes, ctx);
+        }
+    }
+
+    conformance_tests!(Serial);
 
     fn read(port: &mut Serial, bench: &mut Bench, offset: u64) -> u8 {
         let mut byte = [0];

@@ -212,8 +212,8 @@ impl Machine {
         effects
     }
 
-    /// Whether the guest has room for `input` now. A refused packet may be dropped, as a network card
-    /// without buffers would; refused console input should wait.
+    /// Whether `input` can be applied now; if not, it should wait. Packets that nobody will ever take
+    /// are accepted, to be dropped and counted.
     #[must_use]
     pub fn accepts(&self, input: &Input) -> bool {
         match input {
@@ -279,3 +279,6 @@ fn end_of(exit: &VmExit, effects: &[Effect]) -> Option<EndReason> {
         Effect::Console(_) | Effect::Transmit { .. } | Effect::WantEntropy(_) => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 
 use super::Function;
 use super::transport::{Transport, TransportState};
-use crate::devices::{Device, DeviceContext, Misuse, RestoreError};
+use crate::devices::{Device, DeviceContext, Misuse, RestoreError, bytes_from, count};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -82,7 +82,7 @@ impl<F: Function> VirtioMmio<F> {
             0x070 => t.write_status(value, ctx),
             // Selecting a shared memory region: there is none.
             0x0ac => {}
-            _ => t.misuse_mut().bad_access += 1,
+            _ => count(&mut t.misuse_mut().bad_access, 1),
         }
     }
 
@@ -91,7 +91,7 @@ impl<F: Function> VirtioMmio<F> {
         let open = self.transport.queues_are_open();
         let ring = self.transport.selected_ring();
         let Some(ring) = ring.filter(|ring| open && !ring.is_ready()) else {
-            self.transport.misuse_mut().bad_queue += 1;
+            count(&mut self.transport.misuse_mut().bad_queue, 1);
             return;
         };
         let registers = ring.registers_mut();
@@ -103,20 +103,20 @@ impl<F: Function> VirtioMmio<F> {
             0x094 => set_high(&mut registers.available, value),
             0x0a0 => set_low(&mut registers.used, value),
             0x0a4 => set_high(&mut registers.used, value),
-            _ => self.transport.misuse_mut().bad_access += 1,
+            _ => count(&mut self.transport.misuse_mut().bad_access, 1),
         }
     }
 
     fn write_queue_ready(&mut self, value: u32, ctx: &mut DeviceContext<'_>) {
         let open = self.transport.queues_are_open();
         let Some(ring) = self.transport.selected_ring() else {
-            self.transport.misuse_mut().bad_queue += 1;
+            count(&mut self.transport.misuse_mut().bad_queue, 1);
             return;
         };
         if value == 0 {
             ring.disable();
         } else if !open || ring.is_ready() {
-            self.transport.misuse_mut().bad_queue += 1;
+            count(&mut self.transport.misuse_mut().bad_queue, 1);
         } else if let Err(fault) = ring.enable(ctx.memory) {
             self.transport.fail(fault, ctx);
         }
@@ -125,7 +125,7 @@ impl<F: Function> VirtioMmio<F> {
     fn notify(&mut self, queue: u32, ctx: &mut DeviceContext<'_>) {
         let index = queue as usize;
         if index >= self.transport.ring_count() {
-            self.transport.misuse_mut().bad_queue += 1;
+            count(&mut self.transport.misuse_mut().bad_queue, 1);
         } else if self.transport.is_live() && self.transport.ring(index).is_ready() {
             self.function.notify(index, &mut self.transport, ctx);
         }
@@ -133,7 +133,7 @@ impl<F: Function> VirtioMmio<F> {
 
     fn read_config(&mut self, offset: u64, data: &mut [u8]) {
         let config = self.function.config();
-        for (at, byte) in (offset..).zip(data) {
+        for (at, byte) in bytes_from(offset).zip(data) {
             *byte = usize::try_from(at)
                 .ok()
                 .and_then(|at| config.get(at))
@@ -170,7 +170,7 @@ impl<F: Function> Device for VirtioMmio<F> {
         };
         match value {
             Some(value) => data.copy_from_slice(&value.to_le_bytes()),
-            None => self.transport.misuse_mut().bad_access += 1,
+            None => count(&mut self.transport.misuse_mut().bad_access, 1),
         }
     }
 
@@ -180,7 +180,7 @@ impl<F: Function> Device for VirtioMmio<F> {
                 self.write_register(offset, u32::from_le_bytes(bytes), ctx);
             }
             // No device of ours has configuration that the driver may write.
-            _ => self.transport.misuse_mut().bad_access += 1,
+            _ => count(&mut self.transport.misuse_mut().bad_access, 1),
         }
     }
 

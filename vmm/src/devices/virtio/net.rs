@@ -12,7 +12,7 @@ use super::mmio::VirtioMmio;
 use super::ring::RingFault;
 use super::transport::Transport;
 use super::{Function, chain::Chain};
-use crate::devices::{DeviceContext, Effect, RestoreError};
+use crate::devices::{DeviceContext, Effect, RestoreError, count};
 use logging_channel::record::limits::PACKET_BYTES_MAX;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
@@ -71,7 +71,7 @@ impl Net {
                 bytes,
             });
         } else {
-            transport.misuse_mut().bad_frame += 1;
+            count(&mut transport.misuse_mut().bad_frame, 1);
         }
         transport
             .ring_mut(TRANSMIT_QUEUE)
@@ -142,19 +142,20 @@ impl Function for Net {
 }
 
 impl VirtioMmio<Net> {
-    /// Whether [`VirtioMmio::receive`] would do something with a frame now: there is a buffer for
-    /// it, or the driver has broken the queue, which the frame brings to light. False while no driver
-    /// is up: the caller may drop the frame then, as a network card would.
+    /// False while the driver is up but has offered no buffer: the frame had better wait. True
+    /// otherwise, also when [`VirtioMmio::receive`] will drop the frame because nobody drives the
+    /// device, as a network card would: what waits behind the frame must not wait for ever.
     #[must_use]
     pub fn can_receive(&self, memory: &GuestMemoryMmap) -> bool {
-        self.transport.is_live()
-            && !matches!(self.transport.ring(RECEIVE_QUEUE).front(memory), Ok(None))
+        let ring = self.transport.ring(RECEIVE_QUEUE);
+        let driven = self.transport.is_live() && ring.is_ready();
+        !driven || !matches!(ring.front(memory), Ok(None))
     }
 
     /// A frame arrives. Without a buffer that holds it, it is dropped and counted.
     pub fn receive(&mut self, frame: &[u8], ctx: &mut DeviceContext<'_>) {
         if !self.transport.is_live() {
-            self.transport.misuse_mut().dropped_receive += 1;
+            count(&mut self.transport.misuse_mut().dropped_receive, 1);
         } else if let Err(fault) = self.deliver_frame(frame, ctx) {
             self.transport.fail(fault, ctx);
         }
@@ -171,7 +172,7 @@ impl VirtioMmio<Net> {
             Some(chain) if chain.readable_bytes() != 0 => return Err(RingFault::Chain),
             Some(chain) if chain.writable_bytes() >= needed => {}
             _ => {
-                self.transport.misuse_mut().dropped_receive += 1;
+                count(&mut self.transport.misuse_mut().dropped_receive, 1);
                 return Ok(());
             }
         }
@@ -184,3 +185,7 @@ impl VirtioMmio<Net> {
         self.transport.interrupt_for(RECEIVE_QUEUE, ctx)
     }
 }
+
+#[cfg(test)]
+#[path = "net_tests.rs"]
+mod tests;

@@ -163,3 +163,96 @@ impl VirtioMmio<Rng> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::mock_driver::{self as driver, NEEDS_RESET, NEXT, WRITE};
+    use super::*;
+    use crate::devices::Device;
+    use crate::devices::conformance::{Bench, Subject, conformance_tests};
+    use vm_memory::{Bytes, GuestAddress};
+
+    impl Subject for VirtioMmio<Rng> {
+        fn fresh() -> Self {
+            Self::new(Rng::new(), 10)
+        }
+
+        fn offsets() -> Vec<u64> {
+            driver::registers()
+        }
+
+        fn set_up(&mut self, bench: &mut Bench) {
+            driver::probe(self, bench);
+            driver::describe(bench, 0, 0, (0x8000, 32, WRITE, 0));
+            driver::describe(bench, 0, 1, (0x8100, 5, WRITE, 0));
+            driver::offer(bench, 0, 0);
+            driver::offer(bench, 0, 1);
+        }
+
+        fn input(&mut self, bytes: &[u8], ctx: &mut DeviceContext<'_>) {
+            self.deliver(bytes, ctx);
+        }
+    }
+
+    conformance_tests!(VirtioMmio<Rng>);
+
+    fn with_requests() -> (VirtioMmio<Rng>, Bench) {
+        let (mut rng, mut bench) = (VirtioMmio::<Rng>::fresh(), Bench::new());
+        rng.set_up(&mut bench);
+        driver::write(&mut rng, &mut bench, 0x050, 0);
+        (rng, bench)
+    }
+
+    #[test]
+    fn requests_are_answered_one_after_the_other() {
+        let (mut rng, mut bench) = with_requests();
+        assert_eq!(bench.effects, [Effect::WantEntropy(32)]);
+        assert_eq!(rng.wanted_bytes(), 32);
+        rng.deliver(&[7; 40], &mut bench.ctx());
+        assert_eq!(driver::last_used(&bench, 0), (1, 0, 32));
+        assert_ne!(bench.irq.levels() & 1 << 10, 0);
+        assert_eq!(bench.effects[1..], [Effect::WantEntropy(5)]);
+        rng.deliver(&[9; 2], &mut bench.ctx());
+        assert_eq!(driver::last_used(&bench, 0), (2, 1, 2), "partly filled");
+        assert_eq!(rng.wanted_bytes(), 0);
+        let first: [u8; 3] = bench.memory.read_obj(GuestAddress(0x8100)).expect("inside");
+        assert_eq!(first, [9, 9, 0]);
+    }
+
+    #[test]
+    fn a_request_is_bounded() {
+        let (mut rng, mut bench) = (VirtioMmio::<Rng>::fresh(), Bench::new());
+        driver::probe(&mut rng, &mut bench);
+        driver::describe(&bench, 0, 0, (0x4000, 0xc000, WRITE, 0));
+        driver::offer(&bench, 0, 0);
+        driver::write(&mut rng, &mut bench, 0x050, 0);
+        assert_eq!(bench.effects, [Effect::WantEntropy(REQUEST_BYTES_MAX)]);
+    }
+
+    #[test]
+    fn unasked_bytes_and_reset_requests_go_nowhere() {
+        let (mut rng, mut bench) = with_requests();
+        driver::write(&mut rng, &mut bench, 0x070, 0);
+        let before = bench.memory_bytes();
+        rng.deliver(&[1; 32], &mut bench.ctx());
+        assert!(bench.memory_bytes() == before);
+    }
+
+    #[test]
+    fn a_readable_or_rewritten_request_breaks_the_device() {
+        for rewritten in [
+            (0x8000, 32, 0, 0),
+            (0x8000, 32, WRITE | NEXT, 0),
+            (1 << 40, 9, WRITE, 0),
+        ] {
+            let (mut rng, mut bench) = with_requests();
+            driver::describe(&bench, 0, 0, rewritten);
+            driver::offer(&bench, 0, 0);
+            rng.deliver(&[1; 32], &mut bench.ctx());
+            rng.deliver(&[1; 5], &mut bench.ctx());
+            let status = driver::read(&mut rng, &mut bench, 0x070);
+            assert_ne!(status & NEEDS_RESET, 0, "{rewritten:?}");
+            assert_eq!(rng.misuse().bad_chain, 1);
+        }
+    }
+}

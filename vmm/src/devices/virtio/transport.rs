@@ -8,7 +8,7 @@
 
 use super::FEATURE_VERSION_1;
 use super::ring::{Ring, RingFault, RingState};
-use crate::devices::{DeviceContext, Misuse, RestoreError};
+use crate::devices::{DeviceContext, Misuse, RestoreError, count};
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config as bits;
 
@@ -124,12 +124,12 @@ impl Transport {
     pub(super) fn accept_features(&mut self, value: u32) {
         let r = &mut self.registers;
         match r.driver_features_select {
-            _ if r.status & FEATURES_OK != 0 => r.misuse.bad_access += 1,
+            _ if r.status & FEATURES_OK != 0 => count(&mut r.misuse.bad_access, 1),
             0 => r.driver_features = r.driver_features >> 32 << 32 | u64::from(value),
             1 => {
                 r.driver_features = r.driver_features & 0xffff_ffff | u64::from(value) << 32;
             }
-            _ => r.misuse.bad_access += u64::from(value != 0),
+            _ => count(&mut r.misuse.bad_access, u64::from(value != 0)),
         }
     }
 
@@ -139,7 +139,7 @@ impl Transport {
         let current = self.registers.status;
         let mut added = value & !current & STATUS_VALID & !NEEDS_RESET;
         if current & !value & !NEEDS_RESET != 0 || value & !STATUS_VALID != 0 {
-            self.registers.misuse.bad_access += 1;
+            count(&mut self.registers.misuse.bad_access, 1);
         }
         let accepted = self.registers.driver_features;
         let suits = accepted & !self.offered == 0 && accepted & FEATURE_VERSION_1 != 0;
@@ -149,7 +149,7 @@ impl Transport {
         let out_of_order = added & DRIVER_OK != 0 && (current | added) & FEATURES_OK == 0;
         self.registers.status |= added;
         if out_of_order {
-            self.registers.misuse.bad_access += 1;
+            count(&mut self.registers.misuse.bad_access, 1);
             self.need_reset(ctx);
         }
     }
@@ -180,8 +180,8 @@ impl Transport {
     /// The driver broke a queue: counted, and the device needs a reset.
     pub fn fail(&mut self, fault: RingFault, ctx: &mut DeviceContext<'_>) {
         match fault {
-            RingFault::Queue => self.registers.misuse.bad_queue += 1,
-            RingFault::Chain => self.registers.misuse.bad_chain += 1,
+            RingFault::Queue => count(&mut self.registers.misuse.bad_queue, 1),
+            RingFault::Chain => count(&mut self.registers.misuse.bad_chain, 1),
         }
         self.need_reset(ctx);
     }
