@@ -2,6 +2,7 @@
 //!
 //! The witness runs on the primary's bare host under the guest's address.
 
+use crate::Drill;
 use anyhow::{Result, ensure};
 use rig::lab::{GUEST_INITRAMFS, Lab, Side};
 use rig::link::Direction;
@@ -11,13 +12,19 @@ use rig::oracle::Oracle;
 use rig::wait::pause;
 use std::time::Duration;
 
+pub(crate) const DRILLS: &[Drill] = &[Drill {
+    name: "lab",
+    shows: "the lab itself: link, client, pause, kill; nothing is replicated",
+    run,
+}];
+
 const LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Where the guest's initramfs keeps the witness.
 const WITNESS_IN_GUEST: &str = "bin/witness";
 
-pub(crate) fn run(lab: &mut Lab) -> Result<()> {
+fn run(lab: &mut Lab) -> Result<()> {
     the_log_link_can_be_cut(lab)?;
     a_client_sees_a_pause_and_a_kill(lab)
 }

@@ -2,10 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod arbiter_outage;
+mod failover;
 mod lab;
+mod split_brain;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use rig::artifacts;
 use rig::lab::Lab;
 use rig::prepare::{self, Stage};
 use rig::progress;
@@ -20,12 +24,17 @@ struct Drill {
     run: fn(&mut Lab) -> Result<()>,
 }
 
-/// Every drill, in the order of running. Those that kill no host come first: they need no boot.
-const DRILLS: &[Drill] = &[Drill {
-    name: "lab",
-    shows: "the lab itself: network, link, client, kill, evidence; nothing is replicated",
-    run: lab::run,
-}];
+/// Every drill, in the order of running: those that kill no host first, since they need no boot.
+const GROUPS: &[&[Drill]] = &[
+    split_brain::DRILLS,
+    arbiter_outage::DRILLS,
+    failover::DRILLS,
+    lab::DRILLS,
+];
+
+fn all() -> impl Iterator<Item = &'static Drill> {
+    GROUPS.iter().copied().flatten()
+}
 
 /// Failure drills with real hosts
 #[derive(Parser)]
@@ -65,7 +74,7 @@ fn run() -> Result<ExitCode> {
     }
     let arguments = Arguments::parse();
     if arguments.list {
-        for drill in DRILLS {
+        for drill in all() {
             println!("{:<24} {}", drill.name, drill.shows);
         }
         return Ok(ExitCode::SUCCESS);
@@ -90,9 +99,9 @@ fn run() -> Result<ExitCode> {
 
 fn choose(names: &[String]) -> Result<Vec<&'static Drill>> {
     if names.is_empty() || names.iter().any(|name| name == "all") {
-        return Ok(DRILLS.iter().collect());
+        return Ok(all().collect());
     }
-    let find = |name: &String| match DRILLS.iter().find(|drill| drill.name == name) {
+    let find = |name: &String| match all().find(|drill| drill.name == name) {
         Some(drill) => Ok(drill),
         None => bail!("there is no drill `{name}`; --list shows them"),
     };
@@ -106,6 +115,15 @@ fn run_one(drill: &'static Drill, lab: &mut Lab) -> Outcome {
         (drill.run)(lab)
     });
     let why = result.err().map(|error| format!("{error:#}"));
+    if let Some(why) = &why {
+        let again = format!("cargo xtask drill {}", drill.name);
+        if let Some(dir) = artifacts::keep(lab, drill.name, &again, why) {
+            eprintln!(
+                "  everything of this run is kept in {}; again: {again}",
+                dir.display()
+            );
+        }
+    }
     Outcome {
         name: drill.name,
         passed: why.is_none(),

@@ -1,6 +1,5 @@
 //! Tests that need emulated hosts: run by `cargo xtask kvm`, skipped by a plain `cargo test`.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used)]
 
 mod host;

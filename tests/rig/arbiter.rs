@@ -65,7 +65,10 @@ impl Arbiter {
         command
             .arg("arbiter")
             .args(["--listen", &format!("{}:{PORT}", address::ARBITER)]);
-        command.arg("--store").arg(self.dir.join("register.redb"));
+        command.arg("--store").arg(self.store());
+        if !self.store().exists() {
+            command.arg("--create");
+        }
         let process = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -124,6 +127,10 @@ impl Arbiter {
         self.kill();
         std::fs::remove_dir_all(&self.dir)?;
         Ok(std::fs::create_dir_all(&self.dir)?)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.join("register.redb")
     }
 
     /// What it printed.

@@ -180,7 +180,6 @@ const INITTAB: &str = "::respawn:/bin/rig-agent\n";
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

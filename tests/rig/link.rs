@@ -328,9 +328,10 @@ impl Chance {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
+
+    type Frame = Vec<u8>;
 
     struct Ends {
         sent: Mutex<Sender<Vec<u8>>>,
@@ -352,7 +353,7 @@ mod tests {
     }
 
     /// A port, what to feed it with and what came out of it.
-    fn port() -> (Arc<dyn Port>, Sender<Vec<u8>>, Receiver<Vec<u8>>) {
+    fn port() -> (Arc<dyn Port>, Sender<Frame>, Receiver<Frame>) {
         let (feed, to_come) = channel();
         let (sent, came) = channel();
         (

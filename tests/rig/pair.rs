@@ -270,3 +270,58 @@ fn said(lab: &Lab, side: Side) -> String {
         .and_then(|agent| agent.exec(&["tail", "-n", LINES, OUTPUT], STATUS_LIMIT));
     tail.map_or_else(|error| format!("{error:#}"), |done| done.text())
 }
+
+/// The same virtual machine on one host, unreplicated (`understudy run`), to compare with.
+#[derive(Debug)]
+pub struct Alone {
+    pid: u32,
+}
+
+impl Alone {
+    /// Starts it on the primary's host.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(lab: &Lab, options: &PairOptions) -> Result<Self> {
+        let agent = lab.host(Side::Primary).agent()?;
+        agent.put(CONFIG, 0o644, options.config().as_bytes())?;
+        Ok(Self {
+            pid: agent.spawn(&[UNDERSTUDY, "run", "--config", CONFIG], OUTPUT)?,
+        })
+    }
+
+    /// Waits until the guest has powered itself off.
+    ///
+    /// # Errors
+    /// When it does not within `limit`, or ends otherwise; with what it said.
+    pub fn wait_ended(&self, lab: &Lab, limit: Duration) -> Result<()> {
+        let agent = lab.host(Side::Primary).agent()?;
+        let code = crate::wait::until("the guest to end", limit, INTERVAL, || agent.poll(self.pid))
+            .with_context(|| said(lab, Side::Primary))?;
+        if code != 0 {
+            bail!(
+                "`understudy run` ended with {code}:\n{}",
+                said(lab, Side::Primary)
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_product_takes_the_configuration() {
+        for log in [false, true] {
+            let options = PairOptions {
+                log,
+                ..PairOptions::default()
+            };
+            let parsed = vmm::config::parse(&options.config(), Path::new(CONFIG));
+            assert!(parsed.is_ok(), "{parsed:?}");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 use crate::images::Images;
 use crate::programs::{Programs, checkout};
-use crate::{client, isolation, progress};
+use crate::{client, isolation, progress, traffic};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -23,7 +23,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub enum Stage {
     /// Inside, with everything at hand: do the work.
-    Inside(Prepared),
+    Inside(Box<Prepared>),
     /// The work was done by another process, which ended like this.
     Done(ExitCode),
 }
@@ -36,10 +36,10 @@ pub enum Stage {
 pub fn stage() -> Result<Stage> {
     if isolation::is_inside() {
         isolation::end_with_the_outside()?;
-        return Ok(Stage::Inside(Prepared {
+        return Ok(Stage::Inside(Box::new(Prepared {
             images: Images::load()?,
             programs: Programs::build()?,
-        }));
+        })));
     }
     build_images_if_missing()?;
     let programs = progress::step("building the static programs", Programs::build)?;
@@ -60,12 +60,12 @@ pub fn stage() -> Result<Stage> {
     Ok(Stage::Done(ExitCode::from(code)))
 }
 
-/// If this process was started as the client outside, runs it to its end.
+/// If this process was started as the client or as traffic, runs it to its end.
 ///
 /// # Errors
 /// As [`client::run_if_asked`].
 pub fn was_client() -> Result<bool> {
-    client::run_if_asked()
+    Ok(client::run_if_asked()? || traffic::run_if_asked()?)
 }
 
 fn build_images_if_missing() -> Result<()> {

@@ -174,7 +174,6 @@ pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<(T, V
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -1,0 +1,89 @@
+//! What the guest gets done by itself: boot, a CPU-bound program, replay against recording.
+
+use crate::Settings;
+use crate::measure::Measures;
+use anyhow::{Context, Result, ensure};
+use rig::lab::{Lab, Side, UNDERSTUDY};
+use rig::pair::{Alone, CONFIG, Pair, PairOptions};
+use rig::scene::PROTECTED_LIMIT;
+use rig::wait::{now, until};
+use std::time::Duration;
+
+/// Time for any of these guests to end.
+const END_LIMIT: Duration = Duration::from_secs(180);
+
+/// Million rounds of the CPU-bound program: a few seconds.
+const SPIN: u32 = 400;
+
+pub(crate) fn measure(lab: &mut Lab, _: &Settings, measures: &mut Measures) -> Result<()> {
+    let boot = options("boot-poweroff");
+    let spin = options("spin");
+    let boot_alone = alone(lab, &boot)?;
+    let spin_alone = alone(lab, &spin)?;
+    let boot_pair = replicated(lab, &boot)?;
+    let spin_pair = replicated(lab, &spin)?;
+    measures.add("boot_s_alone", boot_alone, "s");
+    measures.add("boot_s_replicated", boot_pair, "s");
+    let (work_alone, work_pair) = (spin_alone - boot_alone, spin_pair - boot_pair);
+    measures.add("cpu_s_alone", work_alone, "s");
+    measures.add("cpu_s_replicated", work_pair, "s");
+    ensure!(
+        work_alone > 0.0 && work_pair > 0.0,
+        "the CPU-bound program took no time"
+    );
+    measures.add("cpu_ratio", work_alone / work_pair, "ratio");
+    replay(lab, measures)
+}
+
+fn options(workload: &str) -> PairOptions {
+    PairOptions {
+        workload: workload.into(),
+        cmdline: format!("understudy.spin={SPIN}"),
+        ..PairOptions::default()
+    }
+}
+
+/// Seconds from start to power-off, unreplicated and without a log.
+fn alone(lab: &mut Lab, options: &PairOptions) -> Result<f64> {
+    lab.reset()?;
+    let began = now();
+    let guest = Alone::start(
+        lab,
+        &PairOptions {
+            log: false,
+            ..options.clone()
+        },
+    )?;
+    guest.wait_ended(lab, END_LIMIT)?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Seconds from the moment when the guest may run to its power-off, replicated.
+fn replicated(lab: &mut Lab, options: &PairOptions) -> Result<f64> {
+    lab.reset()?;
+    let pair = Pair::start_protected(lab, options, PROTECTED_LIMIT)?;
+    let began = now();
+    until(
+        "the guest to end",
+        END_LIMIT,
+        Duration::from_millis(20),
+        || pair.ended(lab, Side::Primary),
+    )?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn replay(lab: &mut Lab, measures: &mut Measures) -> Result<()> {
+    lab.reset()?;
+    let began = now();
+    Alone::start(lab, &options("loops"))?.wait_ended(lab, END_LIMIT)?;
+    let recording = began.elapsed().as_secs_f64();
+    let began = now();
+    let argv = [UNDERSTUDY, "replay", "--config", CONFIG];
+    let agent = lab.host(Side::Primary).agent()?;
+    agent.exec(&argv, END_LIMIT)?.success().context("replay")?;
+    let replaying = began.elapsed().as_secs_f64();
+    measures.add("record_s", recording, "s");
+    measures.add("replay_s", replaying, "s");
+    measures.add("replay_over_record", recording / replaying, "ratio");
+    Ok(())
+}
