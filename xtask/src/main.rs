@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod cache;
 mod check;
 mod demo;
 mod drill;
@@ -17,6 +18,8 @@ mod fix;
 mod fuzz;
 mod images;
 mod kvm;
+mod packages;
+mod progress;
 mod run;
 mod sim;
 mod test;
