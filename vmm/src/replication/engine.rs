@@ -22,7 +22,7 @@
 #![forbid(unsafe_code)]
 
 use super::divergence::Divergence;
-use super::executor::{Arrival, Executor, Input, Produced, Standing};
+use super::executor::{Arrival, Executor, Input, Landing, Produced, Standing};
 use super::recorder::Recorder;
 use super::replayer::Replayer;
 use logging_channel::execution_point::ExecutionPoint;
@@ -265,7 +265,8 @@ impl<E: Executor> Engine<E> {
     pub fn execute(&mut self) -> Result<(), E::Error> {
         let until = match &self.mode {
             Mode::Replaying(r) => r.target(),
-            Mode::Recording(_) | Mode::Stopped => None,
+            Mode::Recording(_) => Some(Landing::Anywhere),
+            Mode::Stopped => None,
         };
         let stretch = self.executor.run(until)?;
         self.place.at_point = stretch.arrival == Arrival::Point;

@@ -34,6 +34,9 @@ pub enum Standing {
 /// Where to stop between synchronous exits (branch clock only).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Landing {
+    /// Wherever a kick stops the guest, at the first place that the clock can name: the recorder's
+    /// freedom.
+    Anywhere,
     /// Exactly there.
     On(ExecutionPoint),
     /// Close to it, and on no account past it.
@@ -49,6 +52,8 @@ pub enum Arrival {
     Near,
     /// A kick, at a place that the clock cannot name; no record may be placed here.
     Kicked,
+    /// Past the place to land on: this copy has diverged.
+    Overshot,
 }
 
 /// One stretch of execution, from a point to the next.

@@ -34,6 +34,7 @@ pub(super) struct Replayer {
     reported: LogIndex,
     /// The point that the last Mark or Progress closed.
     closed: Option<ExecutionPoint>,
+    overshot: bool,
     finishing: bool,
     drained: bool,
     /// From the Start record.
@@ -68,6 +69,7 @@ impl Replayer {
             reported: next_index,
             closed: None,
             clock_kind: ClockKind::Exits,
+            overshot: false,
             finishing: false,
             drained: false,
             clock: None,
@@ -110,6 +112,7 @@ impl Replayer {
         {
             self.next_index = progress.index.next();
         }
+        self.overshot = arrival == Arrival::Overshot;
     }
 
     /// What the recorder that takes over needs; `None` unless the log is drained.
@@ -141,6 +144,9 @@ impl Replayer {
         place: &mut Place,
         outbox: &mut Vec<Emitted>,
     ) -> Result<Next, E::Error> {
+        if self.overshot {
+            return Ok(self.diverge(place, Difference::Passed, outbox));
+        }
         loop {
             let Some(record) = self.records.front() else {
                 return Ok(self.at_end_of_log(place, outbox));
@@ -154,7 +160,7 @@ impl Replayer {
                     outbox,
                 ));
             }
-            match record.point.order(&place.point) {
+            match relation(&record.point, place) {
                 Ordering::Less => return Ok(self.diverge(place, Difference::Passed, outbox)),
                 Ordering::Greater => return Ok(self.leave(place, outbox)),
                 Ordering::Equal if !place.at_point => {
@@ -356,6 +362,17 @@ fn diverged(
     };
     outbox.push(Emitted::Diverged(Box::new(divergence)));
     Next::Stopped
+}
+
+/// Where `point` lies, seen from `place`. Two places between the same exits may have the same branch
+/// count: then the one that is not this one lies ahead, and landing on it finds out if that is wrong.
+fn relation(point: &ExecutionPoint, place: &Place) -> Ordering {
+    let order = point.order(&place.point);
+    let here = place.at_point && point.rip == place.point.rip && point.check == place.point.check;
+    if order == Ordering::Equal && point.kind == PointKind::Between && !here {
+        return Ordering::Greater;
+    }
+    order
 }
 
 fn check_digests<E: Executor>(
