@@ -3,8 +3,10 @@
 
 pub mod backend;
 pub mod boot;
+pub mod clock;
 pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
 pub mod replication;
+pub mod runtime;

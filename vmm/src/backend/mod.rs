@@ -4,4 +4,5 @@
 //! is the output gate's.
 
 pub mod announce;
+pub mod console;
 pub mod tap;

@@ -14,6 +14,7 @@ use logging_channel::record::limits::PACKET_BYTES_MAX;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use tokio::io::unix::AsyncFd;
 
 /// Where the kernel makes TAP devices.
 const CLONE_DEVICE: &str = "/dev/net/tun";
@@ -117,6 +118,17 @@ impl Tap {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Tap {
+    /// Registers the interface with the running tokio reactor, so that frames can be waited for.
+    ///
+    /// # Errors
+    /// When there is no reactor or the kernel refuses.
+    pub fn watch(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: a `Tap` owns its descriptor, never replaces it, and closes it only when dropped.
+        Ok(unsafe { AsyncFd::register(self) }?)
     }
 }
 

@@ -66,9 +66,8 @@ const ECX_1: [(u32, &str); 6] = [
     (23, "POPCNT"),
 ];
 /// Leaf 1 EDX: bit and name.
-const EDX_1: [(u32, &str); 17] = [
+const EDX_1: [(u32, &str); 16] = [
     (0, "FPU"),
-    (1, "VME"),
     (2, "DE"),
     (3, "PSE"),
     (5, "MSR"),

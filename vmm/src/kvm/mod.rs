@@ -10,6 +10,7 @@ pub mod guest_memory;
 pub mod interrupt;
 pub mod kick;
 pub mod msr;
+pub mod perf_counter;
 mod run_page;
 mod state;
 pub mod vcpu;
@@ -51,6 +52,12 @@ pub enum KvmError {
         /// What was asked.
         pending: String,
     },
+    /// The performance counter failed, or cannot be believed.
+    #[error(transparent)]
+    Counter(#[from] crate::clock::branch_clock::CounterError),
+    /// The branch clock was asked for without a counter.
+    #[error("no performance counter was opened for the branch clock")]
+    NoCounter,
     /// Signal set-up failed.
     #[error("cannot set up the kick signal: {0}")]
     Kick(#[source] std::io::Error),

@@ -313,6 +313,15 @@ impl Vcpu {
         )?))
     }
 
+    /// Guest physical address of a linear address, if it is mapped.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn translate(&self, linear: u64) -> Result<Option<u64>, KvmError> {
+        let found = call("KVM_TRANSLATE", self.fd.translate_gva(linear))?;
+        Ok((found.valid != 0).then_some(found.physical_address))
+    }
+
     /// Replaces the general registers.
     ///
     /// # Errors
