@@ -1,0 +1,236 @@
+//! Builds a guest: images from disk, identity for the handshake, and the executor of a log's Start.
+//!
+//! Both sides build from their own copies of the images; the handshake compared the digests. What
+//! differs from run to run (seed, wall clock, generation) comes from the Start record alone.
+
+use super::kvm_executor::KvmExecutor;
+use crate::boot::{self, BootError, BootSource, cmdline};
+use crate::clock::branch_clock::BranchClock;
+use crate::config::Config;
+use crate::kvm::guest_memory::{self, Backing};
+use crate::kvm::kick::Kicker;
+use crate::kvm::perf_counter::{self, PerfCounter};
+use crate::kvm::vm::Vm;
+use crate::kvm::{KvmError, cpuid};
+use crate::machine::{Machine, MachineConfig};
+use logging_channel::message::Identity;
+use logging_channel::record::{ClockKind, Start};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// Why a guest cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// An image cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An image, or the command line, cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The log is of another guest.
+    #[error("the log was recorded with another {item}: {theirs} there, {ours} here")]
+    OtherGuest {
+        /// What differs.
+        item: &'static str,
+        /// In the log.
+        theirs: String,
+        /// Here.
+        ours: String,
+    },
+    /// The branch clock was asked for.
+    #[error("the branch clock needs a performance counter, and this processor's is not known")]
+    NoCounter,
+    /// No random bytes.
+    #[error("cannot read random bytes: {0}")]
+    Random(std::io::Error),
+}
+
+/// The images and settings of one guest.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    kernel: Vec<u8>,
+    initramfs: Vec<u8>,
+    identity: Identity,
+    margin: u64,
+}
+
+/// A guest that is ready to run; belongs to the thread that made it.
+pub struct Guest {
+    /// Its executor.
+    pub executor: KvmExecutor,
+    /// Gets it out of KVM_RUN.
+    pub kicker: Kicker,
+    /// Keeps the virtual machine's file and memory slots.
+    _vm: Vm,
+}
+
+impl Blueprint {
+    /// Reads the images that `config` names. `clock` and `margin` are what this host can do.
+    ///
+    /// # Errors
+    /// When an image cannot be read or the command line is not allowed.
+    pub fn read(config: &Config, clock: ClockKind, margin: u64) -> Result<Self, GuestError> {
+        let kernel = read(&config.vm.kernel)?;
+        let initramfs = config
+            .vm
+            .initramfs
+            .as_deref()
+            .map_or(Ok(Vec::new()), read)?;
+        let cmdline = cmdline::compose(&cmdline::STANDARD_DEVICES, &config.vm.cmdline)
+            .map_err(BootError::from)?;
+        let identity = Identity {
+            vm: config.vm.name.as_str().to_owned(),
+            clock,
+            cpu_model: cpuid::CPU_MODEL.to_owned(),
+            memory_bytes: config.vm.memory_mib << 20,
+            kernel_sha256: Sha256::digest(&kernel).into(),
+            initramfs_sha256: Sha256::digest(&initramfs).into(),
+            cmdline,
+            mac: config.vm.mac,
+        };
+        Ok(Self {
+            kernel,
+            initramfs,
+            identity,
+            margin,
+        })
+    }
+
+    /// What the handshake compares.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The Start record of a new run.
+    ///
+    /// # Errors
+    /// When the host has no random bytes.
+    pub fn start(&self, generation: u64) -> Result<Start, GuestError> {
+        let i = &self.identity;
+        let mut rng_seed = [0; 32];
+        fill_random(&mut rng_seed).map_err(GuestError::Random)?;
+        Ok(Start {
+            vm: i.vm.clone(),
+            generation,
+            clock: i.clock,
+            cpu_model: i.cpu_model.clone(),
+            memory_bytes: i.memory_bytes,
+            kernel_sha256: i.kernel_sha256,
+            initramfs_sha256: i.initramfs_sha256,
+            cmdline: i.cmdline.clone(),
+            mac: i.mac,
+            wall_clock_s: wall_clock_s(),
+            rng_seed,
+        })
+    }
+
+    /// Builds the guest of `start` on the calling thread.
+    ///
+    /// # Errors
+    /// When the log is of another guest, or the host cannot build it.
+    pub fn build(&self, start: &Start) -> Result<Guest, GuestError> {
+        self.check(start)?;
+        let backing = Backing {
+            populate: false,
+            lock: false,
+        };
+        let memory =
+            guest_memory::allocate(start.memory_bytes >> 20, backing).map_err(KvmError::from)?;
+        let source = BootSource {
+            kernel: &self.kernel,
+            initramfs: &self.initramfs,
+            cmdline: &start.cmdline,
+            rng_seed: &start.rng_seed,
+        };
+        let cpu = boot::prepare(&memory, &source)?;
+        let vm = Vm::new(memory.clone())?;
+        let mut vcpu = vm.create_vcpu()?;
+        vcpu.restore(&cpu)?;
+        let kicker = vcpu.kicker();
+        let clock = match start.clock {
+            ClockKind::Exits => None,
+            ClockKind::Branches => Some(self.branch_clock()?),
+        };
+        let config = MachineConfig {
+            mac: start.mac,
+            wall_clock_s: start.wall_clock_s,
+        };
+        let machine = Machine::new(&config, memory);
+        Ok(Guest {
+            executor: KvmExecutor::new(vcpu, machine, clock),
+            kicker,
+            _vm: vm,
+        })
+    }
+
+    fn branch_clock(&self) -> Result<BranchClock<PerfCounter>, GuestError> {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let event = perf_counter::event_for(&cpuinfo).ok_or(GuestError::NoCounter)?;
+        let counter = PerfCounter::open(event.config).map_err(KvmError::from)?;
+        Ok(BranchClock::new(counter, self.margin))
+    }
+
+    /// A log from the network was compared in the handshake; one from disk is compared here.
+    fn check(&self, start: &Start) -> Result<(), GuestError> {
+        let i = &self.identity;
+        let items = [
+            ("cpu_model", start.cpu_model.clone(), i.cpu_model.clone()),
+            (
+                "memory size",
+                start.memory_bytes.to_string(),
+                i.memory_bytes.to_string(),
+            ),
+            ("kernel", hex(&start.kernel_sha256), hex(&i.kernel_sha256)),
+            (
+                "initramfs",
+                hex(&start.initramfs_sha256),
+                hex(&i.initramfs_sha256),
+            ),
+        ];
+        for (item, theirs, ours) in items {
+            if theirs != ours {
+                return Err(GuestError::OtherGuest { item, theirs, ours });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, GuestError> {
+    let path = path.as_ref();
+    std::fs::read(path).map_err(|source| GuestError::Read {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+/// Random bytes of the host; the recorder logs each that the guest sees.
+///
+/// # Errors
+/// When `/dev/urandom` cannot be read.
+pub fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read;
+    std::fs::File::open("/dev/urandom")?.read_exact(bytes)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the guest's RTC starts at the host's wall clock"
+)]
+fn wall_clock_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,206 @@
+//! Stopping a guest on KVM between exits: at a place with a name, on one, or near one.
+//!
+//! The recorder stops where a kick lands, if that place is easy to find again: the last access is
+//! completed, no interrupt shadow, no event in delivery, not inside a REP. Otherwise the guest goes
+//! on for one more branch. The replayer follows `clock::landing`. A breakpoint is left by setting
+//! RFLAGS.RF, never by single-stepping: RF is dropped by the very instruction it lets pass, while TF
+//! would be seen by PUSHF, SYSCALL and interrupt frames (AMD APM volume 2, section 13.1.2 and Intel
+//! SDM volume 3, section 18.3.1.1 for RF).
+//!
+//! A kick says nothing about where or why: the count is read again after every stop. Any kick ends
+//! the stretch, so that the engine can look at what it was offered; a landing is simply taken up
+//! again.
+
+use super::kvm_executor::KvmExecutor;
+use crate::clock::branch_clock::BranchClock;
+use crate::clock::landing::{Here, Plan, plan, plan_near};
+use crate::kvm::KvmError;
+use crate::kvm::perf_counter::PerfCounter;
+use crate::kvm::vcpu::{Debugging, RunOutcome};
+use crate::replication::executor::{Arrival, Stretch};
+use logging_channel::execution_point::{ExecutionPoint, PointKind};
+use vm_memory::{Bytes, GuestAddress};
+
+/// RFLAGS.RF: the next instruction does not hit its breakpoint.
+const RFLAGS_RF: u64 = 1 << 16;
+
+/// Tries to reach a place with a name after a kick, one branch each.
+const NAMING_TRIES_MAX: u32 = 64;
+
+impl KvmExecutor {
+    /// Recording: runs until an exit, or until a kick and from there to a place with a name.
+    pub(super) fn run_until_kicked(&mut self) -> Result<Stretch, KvmError> {
+        for _ in 0..NAMING_TRIES_MAX {
+            match self.enter()? {
+                RunOutcome::Exit(exit) => {
+                    self.branch_clock()?.disarm()?;
+                    return self.handle(&exit);
+                }
+                RunOutcome::Kicked | RunOutcome::Debug { .. } => {}
+            }
+            if self.nameable()? {
+                self.branch_clock()?.disarm()?;
+                self.at = Some(PointKind::Between);
+                return Ok(self.stopped(Arrival::Point));
+            }
+            self.branch_clock()?.arm(1)?;
+        }
+        self.branch_clock()?.disarm()?;
+        Ok(self.stopped(Arrival::Kicked))
+    }
+
+    /// Replaying: goes to `target` exactly, or to the next exit if that comes first.
+    pub(super) fn land_on(&mut self, target: &ExecutionPoint) -> Result<Stretch, KvmError> {
+        let margin = self.branch_clock()?.margin();
+        if self.unfinished && self.near(target, margin)? {
+            // The access that caused the exit completes at the next entry; the registers that the
+            // target names are those after it.
+            self.unfinished = false;
+            if let Some(exit) = self.vcpu.complete_io()? {
+                return self.handle(&exit);
+            }
+        }
+        loop {
+            let here = self.here()?;
+            let arm_after = match plan(here, target, margin) {
+                Plan::Arrived => {
+                    self.stop_landing()?;
+                    self.at = Some(PointKind::Between);
+                    return Ok(self.stopped(Arrival::Point));
+                }
+                Plan::Overshot => {
+                    self.stop_landing()?;
+                    return Ok(self.stopped(Arrival::Overshot));
+                }
+                Plan::Run { arm_after } => arm_after,
+                Plan::Approach { arm_after } => {
+                    self.vcpu.debug(Debugging::Breakpoint(target.rip))?;
+                    arm_after
+                }
+                Plan::LeaveHit { arm_after } => {
+                    self.vcpu.debug(Debugging::Breakpoint(target.rip))?;
+                    let mut general = self.vcpu.general_registers()?;
+                    general.rflags |= RFLAGS_RF;
+                    self.vcpu.set_general_registers(&general)?;
+                    arm_after
+                }
+            };
+            self.branch_clock()?.arm(arm_after)?;
+            match self.enter()? {
+                RunOutcome::Debug { .. } => {}
+                RunOutcome::Kicked => {
+                    self.stop_landing()?;
+                    return Ok(self.stopped(Arrival::Kicked));
+                }
+                RunOutcome::Exit(exit) => {
+                    self.stop_landing()?;
+                    return self.handle(&exit);
+                }
+            }
+        }
+    }
+
+    /// Replaying: runs up to the margin before `target`, or to the next exit if that comes first.
+    pub(super) fn land_near(&mut self, target: &ExecutionPoint) -> Result<Stretch, KvmError> {
+        let clock = self.branch_clock()?;
+        let margin = clock.margin();
+        let Some(arm_after) = plan_near(clock.branches()?, target, margin) else {
+            return Ok(self.stopped(Arrival::Near));
+        };
+        clock.arm(arm_after)?;
+        let outcome = self.enter()?;
+        self.branch_clock()?.disarm()?;
+        match outcome {
+            RunOutcome::Exit(exit) => self.handle(&exit),
+            RunOutcome::Kicked | RunOutcome::Debug { .. } => Ok(self.stopped(Arrival::Kicked)),
+        }
+    }
+
+    fn branch_clock(&mut self) -> Result<&mut BranchClock<PerfCounter>, KvmError> {
+        self.clock.as_mut().ok_or(KvmError::NoCounter)
+    }
+
+    fn stop_landing(&mut self) -> Result<(), KvmError> {
+        self.branch_clock()?.disarm()?;
+        self.vcpu.debug(Debugging::Off)
+    }
+
+    fn near(&mut self, target: &ExecutionPoint, margin: u64) -> Result<bool, KvmError> {
+        let branches = self.branch_clock()?.branches()?;
+        Ok(target.branches.saturating_sub(branches) <= margin)
+    }
+
+    fn here(&mut self) -> Result<Here, KvmError> {
+        let general = self.vcpu.general_registers()?;
+        let branches = self.branch_clock()?.branches()?;
+        Ok(Here {
+            branches,
+            rip: general.rip,
+            check: general.check(),
+        })
+    }
+
+    /// Whether the backup can find the place where the guest was stopped.
+    fn nameable(&mut self) -> Result<bool, KvmError> {
+        if self.vcpu.interrupts_enabled() && !self.vcpu.can_inject() {
+            // An interrupt shadow, or an event in delivery.
+            return Ok(false);
+        }
+        Ok(!self.at_repeated_instruction()?)
+    }
+
+    /// Whether the next instruction repeats itself at one place (REP MOVS and the like): its
+    /// iterations differ in registers only, and a breakpoint on it hits once per iteration.
+    fn at_repeated_instruction(&mut self) -> Result<bool, KvmError> {
+        let rip = self.vcpu.general_registers()?.rip;
+        let Some(gpa) = self.vcpu.translate(rip)? else {
+            return Ok(false);
+        };
+        let mut bytes = [0; PREFIXED_BYTES];
+        // Bytes past the page belong to another mapping; a prefix and opcode that straddle the
+        // boundary are read as zeros, which is no string instruction: landing still works there.
+        let within = PREFIXED_BYTES.min(usize::try_from(0x1000 - (gpa & 0xfff)).unwrap_or(0));
+        let memory = self.machine.memory();
+        if memory
+            .read_slice(&mut bytes[..within], GuestAddress(gpa))
+            .is_err()
+        {
+            return Ok(false);
+        }
+        Ok(is_repeated(&bytes))
+    }
+}
+
+/// Bytes that hold the prefixes and opcode of a repeated string instruction.
+const PREFIXED_BYTES: usize = 5;
+
+/// Whether `bytes` begin with a REP or REPNE prefix before a string instruction (Intel SDM volume 2,
+/// section 2.1.1; AMD APM volume 3, section 1.2.6).
+fn is_repeated(bytes: &[u8]) -> bool {
+    let mut repeats = false;
+    for &byte in bytes {
+        match byte {
+            0xf2 | 0xf3 => repeats = true,
+            // Operand and address size, segment overrides, REX.
+            0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0x40..=0x4f => {}
+            0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf => return repeats,
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_repeated;
+
+    #[test]
+    fn repeated_string_instructions_are_found() {
+        assert!(is_repeated(&[0xf3, 0xa4, 0, 0, 0]), "rep movsb");
+        assert!(is_repeated(&[0xf3, 0x48, 0xab, 0, 0]), "rep stosq");
+        assert!(is_repeated(&[0xf2, 0xae, 0, 0, 0]), "repne scasb");
+        assert!(!is_repeated(&[0x48, 0xab, 0, 0, 0]), "stosq");
+        assert!(!is_repeated(&[0xf3, 0x90, 0, 0, 0]), "pause");
+        assert!(!is_repeated(&[0xf3, 0x0f, 0xb8, 0xc0, 0]), "popcnt");
+    }
+}

@@ -1,0 +1,172 @@
+//! Carries the logging channel's messages over TCP: one connection at a time, numbered.
+//!
+//! A reader task and a writer task per connection; the node sees [`LinkEvent`]s and writes to a
+//! queue, so that a peer that stopped reading can never hold up the node and its clocks. The queue
+//! needs no bound of its own: the session's window stops the recorder long before. Events of a
+//! connection that was closed meanwhile carry its old number and are dropped by the node's loop.
+
+use logging_channel::codec::EncodedLog;
+use logging_channel::frame::FRAME_BYTES_MAX;
+use logging_channel::message::Message;
+use logging_channel::transport::TransportError;
+use logging_channel::transport::tcp::{Connection, FrameReader, FrameWriter, Listener};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Messages read ahead of the node.
+pub const EVENTS_MAX: usize = 256;
+
+/// Messages written with one flush at the most.
+const WRITE_BATCH_MAX: usize = 64;
+
+/// Pause between two tries of a backup to reach its primary.
+const CONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest time for one try.
+const CONNECT_TIMEOUT_MS: u64 = 2_000;
+
+/// What happens on the link.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A connection was made; messages for it go into `writer`, and dropping that closes it after
+    /// what was sent.
+    Connected {
+        /// Number of the connection.
+        number: u64,
+        /// Its writer's queue.
+        writer: UnboundedSender<Message>,
+    },
+    /// The peer said something.
+    Said {
+        /// On which connection.
+        number: u64,
+        /// What.
+        message: Message,
+    },
+    /// The connection is gone, or said something that is no message.
+    Gone {
+        /// Which.
+        number: u64,
+        /// Why, for the log.
+        cause: String,
+    },
+}
+
+/// Accepts backups, one connection after the other.
+pub async fn listen(listener: Listener, events: Sender<LinkEvent>) {
+    let mut number = 0;
+    loop {
+        match listener.accept().await {
+            Ok((connection, peer)) => {
+                number += 1;
+                tracing::info!(%peer, "backup connected");
+                if open(connection, number, &events).await.is_none() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(CONNECT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Connects to the primary; once connected, again whenever it is asked to.
+pub async fn connect(primary: SocketAddr, events: Sender<LinkEvent>, mut again: Receiver<()>) {
+    let mut number = 0;
+    loop {
+        match Connection::connect(primary, CONNECT_TIMEOUT_MS).await {
+            Ok(connection) => {
+                number += 1;
+                if open(connection, number, &events).await.is_none() || again.recv().await.is_none()
+                {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(%primary, %error, "primary not reached"),
+        }
+        tokio::time::sleep(CONNECT_PAUSE).await;
+    }
+}
+
+/// Starts the two tasks of a connection; `None` when the node is gone.
+async fn open(connection: Connection, number: u64, events: &Sender<LinkEvent>) -> Option<()> {
+    let (reader, writer) = connection.split();
+    let (queue, messages) = unbounded_channel();
+    events
+        .send(LinkEvent::Connected {
+            number,
+            writer: queue,
+        })
+        .await
+        .ok()?;
+    tokio::spawn(read(reader, number, events.clone()));
+    tokio::spawn(write(writer, messages));
+    Some(())
+}
+
+async fn read(mut reader: FrameReader<OwnedReadHalf>, number: u64, events: Sender<LinkEvent>) {
+    let cause = loop {
+        match reader.next().await {
+            Ok(Some(message)) => {
+                if events
+                    .send(LinkEvent::Said { number, message })
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Ok(None) => break "closed by the peer".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    // The node may be gone: then nobody needs to know.
+    let _ = events.send(LinkEvent::Gone { number, cause }).await;
+}
+
+async fn write(mut writer: FrameWriter<OwnedWriteHalf>, mut messages: UnboundedReceiver<Message>) {
+    let mut batch = Vec::new();
+    while messages.recv_many(&mut batch, WRITE_BATCH_MAX).await > 0 {
+        for message in batch.drain(..) {
+            if let Err(error) = put(&mut writer, &message).await {
+                // The reader reports the connection's end; there is nothing more to write.
+                tracing::debug!(%error, "write failed");
+                return;
+            }
+        }
+        if let Err(error) = writer.flush().await {
+            tracing::debug!(%error, "flush failed");
+            return;
+        }
+    }
+    if let Err(error) = writer.close().await {
+        tracing::debug!(%error, "close failed");
+    }
+}
+
+/// Queues a message, writing first what is queued already when it would be too much.
+async fn put(
+    writer: &mut FrameWriter<OwnedWriteHalf>,
+    message: &Message,
+) -> Result<(), TransportError> {
+    if writer.queued_bytes() >= FRAME_BYTES_MAX {
+        writer.flush().await?;
+    }
+    match message {
+        // More records than one frame holds.
+        Message::Log(records) => {
+            for log in EncodedLog::encode_all(records)? {
+                if writer.queued_bytes() >= FRAME_BYTES_MAX {
+                    writer.flush().await?;
+                }
+                writer.queue_log(&log)?;
+            }
+            Ok(())
+        }
+        other => writer.queue(other),
+    }
+}

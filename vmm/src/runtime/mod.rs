@@ -1,0 +1,29 @@
+//! Wires the rooms to threads: what the commands `run`, `primary`, `backup` and `replay` do.
+//!
+//! ```text
+//!   vCPU thread: Engine<KvmExecutor> ──VcpuReport──►┐
+//!        ▲            ▲ kick                        │
+//!        │ Offer      │                             ▼
+//!        └────────────┴──────────────── node loop (tokio, one thread)
+//!                                        │   │    │      │
+//!                             link tasks ┘ TAP  console  log thread, arbiter tasks
+//! ```
+
+mod arbiter_claim;
+mod guest;
+pub mod host_clock;
+pub mod kvm_executor;
+mod kvm_landing;
+mod link_task;
+mod log_thread;
+mod network;
+mod node_task;
+mod replay;
+mod session;
+pub mod vcpu_thread;
+pub mod watchdog;
+
+pub use guest::GuestError;
+pub use node_task::NodeEnd;
+pub use replay::{ReplayReport, replay};
+pub use session::{RunOptions, RuntimeError, backup, primary, run};

@@ -1,0 +1,365 @@
+//! The node's loop: carries events to the sans-I/O [`Node`] and carries out its commands.
+//!
+//! One task owns the node. Whatever may take long happens elsewhere and comes back as an event: the
+//! vCPU (its own thread), the peer's connection (`link_task`), a claim (a task), disk (`log_thread`),
+//! the terminal (`backend::console`). The loop itself never waits for anything but the next event.
+
+use super::host_clock::HostClock;
+use super::link_task::LinkEvent;
+use super::log_thread::LogThread;
+use super::network::Network;
+use super::vcpu_thread::VcpuReport;
+use crate::backend::console::{Console, ConsoleEvent};
+use crate::kvm::kick::Kicker;
+use crate::replication::engine::{Emitted, Offer};
+use crate::replication::executor::{Input, Produced};
+use crate::replication::node::{
+    ArbiterReply, HaltReason, Node, NodeCommand, NodeEvent, NodeStatus, Note,
+};
+use logging_channel::host_time::HostTime;
+use logging_channel::message::Message;
+use logging_channel::record::{EndReason, OutputDevice};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{mpsc, watch};
+
+/// Frames taken from the TAP before other events get their turn.
+const FRAMES_PER_TURN_MAX: usize = 64;
+
+/// Shortest time between two publications of the status.
+const STATUS_INTERVAL_NS: u64 = 20_000_000;
+
+/// Console bytes given to the guest at once: half of the 16550's FIFO.
+const CONSOLE_INPUT_BYTES: usize = 8;
+
+/// How a node's life ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEnd {
+    /// The guest ended and everything it sent has left.
+    Ended(EndReason),
+    /// This copy never runs again.
+    Halted(HaltReason),
+}
+
+/// Asks the arbiter; the answer comes back through the sender.
+pub type Claimant = Box<dyn Fn(u64, u64, mpsc::Sender<ArbiterReply>) + Send>;
+
+/// Starts the vCPU thread of a primary under a generation.
+pub type StartGuest = Box<dyn FnMut(u64) + Send>;
+
+/// Everything around the node.
+pub struct Ports {
+    /// Clock shared with the vCPU thread.
+    pub clock: HostClock,
+    /// To the vCPU thread.
+    pub offers: std::sync::mpsc::Sender<Offer>,
+    /// Gets the vCPU out of the guest, once it exists.
+    pub kicker: Arc<OnceLock<Kicker>>,
+    /// Whether input is worth a kick (branch clock): with the exit clock it waits for an exit.
+    pub kick_on_input: bool,
+    /// From the vCPU thread.
+    pub vcpu: mpsc::Receiver<VcpuReport>,
+    /// From the link.
+    pub link: mpsc::Receiver<LinkEvent>,
+    /// Asks the connecting task of a backup for another connection.
+    pub reconnect: mpsc::Sender<()>,
+    /// The guest's network.
+    pub network: Network,
+    /// The guest's console.
+    pub console: Console,
+    /// From the console.
+    pub typed: mpsc::UnboundedReceiver<ConsoleEvent>,
+    /// The log on disk.
+    pub log: Option<LogThread>,
+    /// Asks the arbiter.
+    pub claimant: Claimant,
+    /// Starts the guest.
+    pub start_guest: StartGuest,
+    /// Where the status goes.
+    pub status: watch::Sender<Option<NodeStatus>>,
+    /// An operator's wish to stop.
+    pub stop: mpsc::Receiver<()>,
+}
+
+/// The loop's state.
+pub struct NodeTask {
+    node: Node,
+    ports: Ports,
+    /// Number and queue of the connection in use.
+    link: Option<(u64, mpsc::UnboundedSender<Message>)>,
+    wake_at: Option<HostTime>,
+    /// Whether this side records, so that input has somewhere to go.
+    recording: bool,
+    answers: (mpsc::Sender<ArbiterReply>, mpsc::Receiver<ArbiterReply>),
+    published_at: Option<HostTime>,
+    end: Option<NodeEnd>,
+}
+
+/// What woke the loop.
+enum Wake {
+    Vcpu(Option<VcpuReport>),
+    Link(LinkEvent),
+    Answer(ArbiterReply),
+    Frames(Vec<Vec<u8>>),
+    Typed(ConsoleEvent),
+    Stop,
+    Timer,
+}
+
+impl NodeTask {
+    /// A loop around `node`.
+    #[must_use]
+    pub fn new(node: Node, ports: Ports) -> Self {
+        let answers = mpsc::channel(4);
+        Self {
+            node,
+            ports,
+            link: None,
+            wake_at: None,
+            recording: false,
+            answers,
+            published_at: None,
+            end: None,
+        }
+    }
+
+    /// Runs until the guest ended or this side halted.
+    pub async fn run(mut self) -> NodeEnd {
+        self.handle(NodeEvent::Start);
+        loop {
+            if let Some(end) = self.end.take() {
+                self.publish();
+                self.close().await;
+                return end;
+            }
+            self.publish();
+            let wake = self.next().await;
+            self.dispatch(wake);
+        }
+    }
+
+    async fn next(&mut self) -> Wake {
+        let takes_emitted = self.node.accepts_emitted();
+        let timer = self
+            .wake_at
+            .map(|at| tokio::time::Instant::from_std(self.ports.clock.instant(at)));
+        let ports = &mut self.ports;
+        tokio::select! {
+            biased;
+            Some(event) = ports.link.recv() => Wake::Link(event),
+            () = sleep_until(timer), if timer.is_some() => Wake::Timer,
+            Some(answer) = self.answers.1.recv() => Wake::Answer(answer),
+            report = ports.vcpu.recv(), if takes_emitted => Wake::Vcpu(report),
+            Some(()) = ports.stop.recv() => Wake::Stop,
+            Some(typed) = ports.typed.recv() => Wake::Typed(typed),
+            frames = ports.network.receive(FRAMES_PER_TURN_MAX) => Wake::Frames(frames),
+        }
+    }
+
+    fn dispatch(&mut self, wake: Wake) {
+        match wake {
+            Wake::Vcpu(report) => self.vcpu_reported(report),
+            Wake::Link(event) => self.link_event(event),
+            Wake::Answer(reply) => self.handle(NodeEvent::Arbiter(reply)),
+            Wake::Frames(frames) => self.frames_arrived(frames),
+            Wake::Typed(ConsoleEvent::Input(bytes)) => self.typed(&bytes),
+            Wake::Typed(ConsoleEvent::Quit) | Wake::Stop => self.handle(NodeEvent::OperatorStop),
+            Wake::Timer => {
+                self.wake_at = None;
+                self.handle(NodeEvent::Tick);
+            }
+        }
+    }
+
+    fn vcpu_reported(&mut self, report: Option<VcpuReport>) {
+        match report {
+            Some(VcpuReport::Emitted(items)) => {
+                self.note_emitted(&items);
+                self.handle(NodeEvent::Emitted(items));
+            }
+            Some(VcpuReport::Failed(cause)) => self.handle(NodeEvent::EngineFailed(cause)),
+            // The thread ended after it said why: the node is over or about to be.
+            None => self.handle(NodeEvent::EngineFailed("the vCPU thread ended".to_owned())),
+        }
+    }
+
+    /// Keeps our own records on disk, and notices when this side begins to record.
+    fn note_emitted(&mut self, items: &[Emitted]) {
+        if items.iter().any(|item| matches!(item, Emitted::Live)) {
+            self.recording = true;
+        }
+        if let Some(log) = &mut self.ports.log {
+            let recorded = items.iter().filter_map(|item| match item {
+                Emitted::Recorded { record, .. } => Some(record.clone()),
+                _ => None,
+            });
+            log.append(recorded.collect());
+        }
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let current = self.link.as_ref().map(|(number, _)| *number);
+        match event {
+            LinkEvent::Connected { number, writer } => {
+                self.link = Some((number, writer));
+                self.handle(NodeEvent::PeerConnected);
+            }
+            LinkEvent::Said { number, message } if current == Some(number) => {
+                if let (Some(log), Message::Log(records)) = (&mut self.ports.log, &message) {
+                    log.append(records.clone());
+                }
+                self.handle(NodeEvent::PeerMessage(message));
+            }
+            LinkEvent::Gone { number, cause } if current == Some(number) => {
+                tracing::info!(%cause, "connection ended");
+                self.link = None;
+                self.handle(NodeEvent::PeerDisconnected);
+                self.reconnect();
+            }
+            LinkEvent::Said { .. } | LinkEvent::Gone { .. } => {}
+        }
+    }
+
+    fn reconnect(&mut self) {
+        // Only a backup has a connecting task, and it keeps one request at the most.
+        let _ = self.ports.reconnect.try_send(());
+    }
+
+    fn frames_arrived(&mut self, frames: Vec<Vec<u8>>) {
+        if !self.recording {
+            return;
+        }
+        for bytes in frames {
+            self.offer(Offer::Input(Input::Packet { device: 0, bytes }));
+        }
+        self.kick_for_input();
+    }
+
+    fn typed(&mut self, bytes: &[u8]) {
+        if !self.recording {
+            return;
+        }
+        for piece in bytes.chunks(CONSOLE_INPUT_BYTES) {
+            self.offer(Offer::Input(Input::Console(piece.to_vec())));
+        }
+        self.kick_for_input();
+    }
+
+    fn kick_for_input(&self) {
+        if self.ports.kick_on_input {
+            self.kick();
+        }
+    }
+
+    fn kick(&self) {
+        if let Some(kicker) = self.ports.kicker.get() {
+            kicker.kick();
+        }
+    }
+
+    fn offer(&self, offer: Offer) {
+        // A vCPU thread that is gone has said why; there is nobody to offer anything to.
+        let _ = self.ports.offers.send(offer);
+    }
+
+    fn handle(&mut self, event: NodeEvent) {
+        for command in self.node.handle(self.ports.clock.now(), event) {
+            self.carry_out(command);
+        }
+    }
+
+    fn carry_out(&mut self, command: NodeCommand) {
+        match command {
+            NodeCommand::Send(message) => self.send(message),
+            NodeCommand::CloseLink { reason } => {
+                tracing::info!(%reason, "closing the connection");
+                self.link = None;
+                self.reconnect();
+            }
+            NodeCommand::Claim { expected, new } => {
+                (self.ports.claimant)(expected, new, self.answers.0.clone());
+            }
+            NodeCommand::Release(output) => self.release(output),
+            NodeCommand::Engine(offer) => self.engine(offer),
+            NodeCommand::StartGuest { generation } => {
+                self.recording = true;
+                (self.ports.start_guest)(generation);
+            }
+            NodeCommand::Announce => {
+                self.recording = true;
+                self.ports.network.announce();
+            }
+            NodeCommand::Halted { reason } => self.end = Some(NodeEnd::Halted(reason)),
+            NodeCommand::Ended(reason) => self.end = Some(NodeEnd::Ended(reason)),
+            NodeCommand::WakeAt(at) => self.wake_at = Some(at),
+            NodeCommand::Note(note) => log_note(&note),
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        if let Some((_, writer)) = &self.link {
+            // A writer that is gone is reported by the reader as the connection's end.
+            let _ = writer.send(message);
+        }
+    }
+
+    fn engine(&mut self, offer: Offer) {
+        // Records are looked at when the engine comes to a stop by itself; anything else is urgent.
+        let urgent = !matches!(
+            offer,
+            Offer::Records(_) | Offer::Input(_) | Offer::Throttle { .. }
+        );
+        self.offer(offer);
+        if urgent {
+            self.kick();
+        }
+    }
+
+    fn release(&mut self, output: Produced) {
+        match output.device {
+            OutputDevice::Console => self.ports.console.write(output.bytes),
+            OutputDevice::Network(_) => self.ports.network.transmit(&output.bytes),
+        }
+    }
+
+    /// Publishes the status, but not for every packet.
+    fn publish(&mut self) {
+        let now = self.ports.clock.now();
+        let fresh = self
+            .published_at
+            .is_some_and(|at| now.since(at) < STATUS_INTERVAL_NS);
+        if (fresh && self.end.is_none()) || self.ports.status.is_closed() {
+            return;
+        }
+        self.published_at = Some(now);
+        self.ports.status.send_replace(Some(self.node.status(now)));
+    }
+
+    /// Lets what is queued leave: the goodbye, the log, the console.
+    async fn close(mut self) {
+        if let Some((_, writer)) = self.link.take() {
+            drop(writer);
+            // The writer task flushes and closes; give it the time of a round trip.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        if let Some(log) = self.ports.log.take() {
+            log.close();
+        }
+        drop(self.ports.console);
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+fn log_note(note: &Note) {
+    match note {
+        Note::PeerSuspected { .. } | Note::ArbiterSilent { .. } | Note::Stalled { .. } => {
+            tracing::warn!(?note);
+        }
+        Note::StrayAnswer => tracing::debug!(?note),
+        _ => tracing::info!(?note),
+    }
+}

@@ -1,0 +1,413 @@
+//! One run of one side, from a configuration to its end.
+
+use super::arbiter_claim::claimant;
+use super::guest::{Blueprint, Guest, GuestError, fill_random};
+use super::host_clock::HostClock;
+use super::link_task;
+use super::log_thread::LogThread;
+use super::network::Network;
+use super::node_task::{NodeEnd, NodeTask, Ports};
+use super::vcpu_thread::{OUTBOX_BATCHES_MAX, VcpuEnd, VcpuReport, drive};
+use super::watchdog::{StretchMeter, Watchdog};
+use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
+use crate::backend::tap::{Tap, TapError};
+use crate::config::{self, Config, ConfigError};
+use crate::kvm::KvmError;
+use crate::kvm::kick::Kicker;
+use crate::replication::engine::{Engine, EngineConfig, EntropySource, Offer};
+use crate::replication::go_live::RetryConfig;
+use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
+use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
+use arbiter::register::{Holder, Invalid};
+use logging_channel::record::{ClockKind, RecordBody, Start};
+use logging_channel::segment::SegmentError;
+use logging_channel::segment::recovery::TailPolicy;
+use logging_channel::segment::writer::SegmentWriter;
+use logging_channel::transport::TransportError;
+use logging_channel::transport::tcp::Listener;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Bytes of output that may wait for acknowledgement before the guest is stopped.
+const GATE_BYTES_MAX: usize = 16 << 20;
+
+/// Why a side could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The configuration lacks something that this command needs.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The guest cannot be built.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The TAP interface.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The log on disk.
+    #[error(transparent)]
+    Log(#[from] SegmentError),
+    /// The logging channel.
+    #[error(transparent)]
+    Channel(#[from] TransportError),
+    /// The arbiter's address.
+    #[error(transparent)]
+    Arbiter(#[from] AddressError),
+    /// A name.
+    #[error("the holder's name: {0}")]
+    Holder(#[from] Invalid),
+    /// The directory already holds a log.
+    #[error("{0} already holds a log; move it away, or name another [log] dir")]
+    LogNotEmpty(String),
+    /// Nothing to replay.
+    #[error("{0} holds no log")]
+    NoLog(String),
+    /// The log's beginning is missing.
+    #[error("the log begins at record {0}, not at its Start record")]
+    NoStart(u64),
+    /// Something of the host.
+    #[error("cannot {operation}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// What a command knows beside the configuration.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// This host's name at the arbiter; a number unique to the process is added.
+    pub host: String,
+    /// Clock that this host was found fit for.
+    pub clock: ClockKind,
+    /// Skid margin of the branch clock, in branches.
+    pub margin: u64,
+    /// Where the status is published.
+    pub status: watch::Sender<Option<NodeStatus>>,
+    /// A message here stops the run.
+    pub stop: mpsc::Receiver<()>,
+}
+
+/// Runs the guest without replication.
+///
+/// # Errors
+/// When something the guest needs cannot be had.
+pub async fn run(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
+    let (_events, link) = mpsc::channel(1);
+    let claims = Box::new(|_, _, _| {});
+    start(config, options, Part::Alone, link, no_reconnect(), claims).await
+}
+
+/// Runs the guest as the primary. `after_generation` is 0 for a VM that was never started.
+///
+/// # Errors
+/// When something the guest needs cannot be had.
+pub async fn primary(
+    config: &Config,
+    options: RunOptions,
+    after_generation: u64,
+) -> Result<NodeEnd, RuntimeError> {
+    let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
+    let listener = Listener::bind(config.channel()?.address).await?;
+    tokio::spawn(link_task::listen(listener, events));
+    let part = Part::Primary { after_generation };
+    let claims = claims(config, &options).await?;
+    start(config, options, part, link, no_reconnect(), claims).await
+}
+
+/// Follows a primary, and takes over when it is lost.
+///
+/// # Errors
+/// When something the guest needs cannot be had.
+pub async fn backup(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
+    let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
+    let (reconnect, again) = mpsc::channel(1);
+    tokio::spawn(link_task::connect(config.channel()?.address, events, again));
+    let claims = claims(config, &options).await?;
+    start(config, options, Part::Backup, link, reconnect, claims).await
+}
+
+fn no_reconnect() -> mpsc::Sender<()> {
+    mpsc::channel(1).0
+}
+
+/// The holder's name: the host's, made unique to this process.
+fn holder(options: &RunOptions) -> Result<Holder, Invalid> {
+    Holder::new(format!("{}.{}", options.host, std::process::id()))
+}
+
+async fn claims(
+    config: &Config,
+    options: &RunOptions,
+) -> Result<super::node_task::Claimant, RuntimeError> {
+    // The node repeats; a claim of one try answers soon either way.
+    let policy = RetryPolicy {
+        tries_max: 1,
+        ..RetryPolicy::default()
+    };
+    let client = ArbiterClient::new(config.arbiter()?, policy)?;
+    if !client.warm().await {
+        tracing::warn!(arbiter = client.url(), "arbiter not reached yet");
+    }
+    Ok(claimant(client, config.vm.name.clone(), holder(options)?))
+}
+
+/// Wires everything around a node and runs it to its end.
+async fn start(
+    config: &Config,
+    options: RunOptions,
+    part: Part,
+    link: mpsc::Receiver<link_task::LinkEvent>,
+    reconnect: mpsc::Sender<()>,
+    claimant: super::node_task::Claimant,
+) -> Result<NodeEnd, RuntimeError> {
+    let clock = HostClock::start();
+    let blueprint = Arc::new(Blueprint::read(config, options.clock, options.margin)?);
+    let node = Node::new(node_config(config, &options, part, &blueprint)?);
+    let (typed_sender, typed) = mpsc::unbounded_channel();
+    let (offers, offered) = std::sync::mpsc::channel();
+    let (reports, vcpu) = mpsc::channel(OUTBOX_BATCHES_MAX);
+    let kicker = Arc::new(OnceLock::new());
+    let vcpu_start = VcpuStart {
+        blueprint: Arc::clone(&blueprint),
+        offers: offered,
+        reports,
+        kicker: Arc::clone(&kicker),
+        clock,
+        engine: engine_config(config),
+    };
+    let mut vcpu_start = Some(vcpu_start);
+    if part == Part::Backup {
+        spawn(vcpu_start.take(), None)?;
+    }
+    let ports = Ports {
+        clock,
+        offers,
+        kicker,
+        kick_on_input: options.clock == ClockKind::Branches,
+        vcpu,
+        link,
+        reconnect,
+        network: network(config)?,
+        console: console(config, typed_sender)?,
+        typed,
+        log: log(config, clock)?,
+        claimant,
+        start_guest: Box::new(move |generation| {
+            if let Err(error) = spawn(vcpu_start.take(), Some(generation)) {
+                tracing::error!(%error, "the vCPU thread could not be started");
+            }
+        }),
+        status: options.status,
+        stop: options.stop,
+    };
+    Ok(NodeTask::new(node, ports).run().await)
+}
+
+fn node_config(
+    config: &Config,
+    options: &RunOptions,
+    part: Part,
+    blueprint: &Blueprint,
+) -> Result<NodeConfig, RuntimeError> {
+    let channel = config.channel.clone();
+    Ok(NodeConfig {
+        part,
+        holder: holder(options)?.as_str().to_owned(),
+        identity: blueprint.identity().clone(),
+        detector: channel
+            .as_ref()
+            .map_or_else(Default::default, |c| c.detector),
+        flow: channel.as_ref().map_or_else(Default::default, |c| c.flow),
+        retry: RetryConfig::default(),
+        gate_bytes_max: GATE_BYTES_MAX,
+    })
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let default = EngineConfig::default();
+    EngineConfig {
+        mark_interval_ns: config
+            .channel
+            .as_ref()
+            .map_or(default.mark_interval_ns, |c| c.mark_interval_ns),
+        verify_memory_every: config.verify_memory_every,
+        ..default
+    }
+}
+
+fn network(config: &Config) -> Result<Network, RuntimeError> {
+    let tap = config
+        .network
+        .as_ref()
+        .map(|n| Tap::open(&n.tap))
+        .transpose()?;
+    let announce = config
+        .network
+        .as_ref()
+        .map_or_else(Vec::new, |n| n.announce.clone());
+    Network::new(tap, config.vm.mac, announce).map_err(|source| RuntimeError::Io {
+        operation: "watch the TAP interface",
+        source,
+    })
+}
+
+fn console(
+    config: &Config,
+    typed: mpsc::UnboundedSender<ConsoleEvent>,
+) -> Result<Console, RuntimeError> {
+    let mode = match &config.console {
+        config::Console::Stdio => ConsoleMode::Stdio,
+        config::Console::Socket(path) => ConsoleMode::Socket(path.clone()),
+        config::Console::File(path) => ConsoleMode::File(path.clone()),
+        config::Console::None => ConsoleMode::None,
+    };
+    let on_event = Box::new(move |event| {
+        // The node is over: nobody listens to the console any more.
+        let _ = typed.send(event);
+    });
+    Console::open(&mode, on_event).map_err(|source| RuntimeError::Io {
+        operation: "open the console",
+        source,
+    })
+}
+
+/// A fresh log: a run begins at record 0, whatever an earlier run left is kept out of its way.
+fn log(config: &Config, clock: HostClock) -> Result<Option<LogThread>, RuntimeError> {
+    let Some(log) = &config.log else {
+        return Ok(None);
+    };
+    let vm = config.vm.name.as_str();
+    let (writer, recovered) = SegmentWriter::open(&log.dir, vm, log.options, TailPolicy::Refuse)?;
+    if recovered.next().is_some_and(|next| next.0 > 0) {
+        return Err(RuntimeError::LogNotEmpty(log.dir.display().to_string()));
+    }
+    let thread = LogThread::start(writer, clock).map_err(|source| RuntimeError::Io {
+        operation: "start the log thread",
+        source,
+    })?;
+    Ok(Some(thread))
+}
+
+/// What the vCPU thread begins with.
+struct VcpuStart {
+    blueprint: Arc<Blueprint>,
+    offers: Receiver<Offer>,
+    reports: mpsc::Sender<VcpuReport>,
+    kicker: Arc<OnceLock<Kicker>>,
+    clock: HostClock,
+    engine: EngineConfig,
+}
+
+/// Starts the vCPU thread: to record under a generation, or to replay what will be offered.
+fn spawn(start: Option<VcpuStart>, generation: Option<u64>) -> Result<(), RuntimeError> {
+    let Some(start) = start else { return Ok(()) };
+    std::thread::Builder::new()
+        .name("vcpu".to_owned())
+        .spawn(move || start.run(generation))
+        .map(|_detached| ())
+        .map_err(|source| RuntimeError::Io {
+            operation: "start the vCPU thread",
+            source,
+        })
+}
+
+impl VcpuStart {
+    fn run(self, generation: Option<u64>) {
+        let outcome = match generation {
+            Some(generation) => self.record(generation),
+            None => self.replay(),
+        };
+        if let Err(error) = outcome {
+            // A node that is gone needs no report.
+            let _ = self
+                .reports
+                .blocking_send(VcpuReport::Failed(error.to_string()));
+        }
+    }
+
+    fn record(&self, generation: u64) -> Result<(), RuntimeError> {
+        let start = self.blueprint.start(generation)?;
+        let guest = self.blueprint.build(&start)?;
+        let now = self.clock.now();
+        let Guest {
+            executor,
+            kicker,
+            _vm,
+        } = guest;
+        let engine = Engine::recording(executor, start, self.engine, entropy(), now)?;
+        self.drive(engine, kicker)
+    }
+
+    fn replay(&self) -> Result<(), RuntimeError> {
+        let Some((start, first)) = self.first_records() else {
+            return Ok(());
+        };
+        let Guest {
+            executor,
+            kicker,
+            _vm,
+        } = self.blueprint.build(&start)?;
+        let mut engine = Engine::replaying(executor, self.engine, entropy())?;
+        for offer in first {
+            engine.offer(self.clock.now(), offer);
+        }
+        self.drive(engine, kicker)
+    }
+
+    /// Waits for the log's first records; `None` when the node ended before they came.
+    fn first_records(&self) -> Option<(Box<Start>, Vec<Offer>)> {
+        loop {
+            match self.offers.recv().ok()? {
+                Offer::Records(records) => {
+                    let start = records.first().and_then(|record| match &record.body {
+                        RecordBody::Start(start) => Some(start.clone()),
+                        _ => None,
+                    });
+                    return Some((start?, vec![Offer::Records(records)]));
+                }
+                Offer::Halt => return None,
+                _ => {}
+            }
+        }
+    }
+
+    fn drive(
+        &self,
+        mut engine: Engine<super::kvm_executor::KvmExecutor>,
+        kicker: Kicker,
+    ) -> Result<(), RuntimeError> {
+        let meter = Arc::new(StretchMeter::default());
+        let interval = Duration::from_nanos(self.engine.mark_interval_ns);
+        let _watchdog =
+            Watchdog::start(Arc::clone(&meter), kicker.clone(), interval).map_err(|source| {
+                RuntimeError::Io {
+                    operation: "start the watchdog",
+                    source,
+                }
+            })?;
+        // Set once: the thread is started once.
+        let _ = self.kicker.set(kicker);
+        match drive(&mut engine, &self.offers, &self.reports, self.clock, &meter) {
+            VcpuEnd::Failed(error) => Err(error.into()),
+            VcpuEnd::Stopped | VcpuEnd::NodeGone => Ok(()),
+        }
+    }
+}
+
+fn entropy() -> EntropySource {
+    Box::new(|count| {
+        let mut bytes = vec![0; count];
+        if let Err(error) = fill_random(&mut bytes) {
+            tracing::error!(%error, "no random bytes for the guest");
+            bytes.clear();
+        }
+        bytes
+    })
+}
