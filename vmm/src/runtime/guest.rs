@@ -55,7 +55,7 @@ pub enum GuestError {
 
 /// The images and settings of one guest.
 #[derive(Debug, Clone)]
-pub struct Blueprint {
+pub(super) struct Blueprint {
     kernel: Vec<u8>,
     initramfs: Vec<u8>,
     identity: Identity,
@@ -63,13 +63,13 @@ pub struct Blueprint {
 }
 
 /// A guest that is ready to run; belongs to the thread that made it.
-pub struct Guest {
+pub(super) struct Guest {
     /// Its executor.
-    pub executor: KvmExecutor,
+    pub(super) executor: KvmExecutor,
     /// Gets it out of KVM_RUN.
-    pub kicker: Kicker,
+    pub(super) kicker: Kicker,
     /// Keeps the virtual machine's file and memory slots.
-    _vm: Vm,
+    pub(super) vm: Vm,
 }
 
 impl Blueprint {
@@ -77,7 +77,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// When an image cannot be read or the command line is not allowed.
-    pub fn read(config: &Config, clock: ClockKind, margin: u64) -> Result<Self, GuestError> {
+    pub(super) fn read(config: &Config, clock: ClockKind, margin: u64) -> Result<Self, GuestError> {
         let kernel = read(&config.vm.kernel)?;
         let initramfs = config
             .vm
@@ -106,7 +106,7 @@ impl Blueprint {
 
     /// What the handshake compares.
     #[must_use]
-    pub fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &Identity {
         &self.identity
     }
 
@@ -114,7 +114,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// When the host has no random bytes.
-    pub fn start(&self, generation: u64) -> Result<Start, GuestError> {
+    pub(super) fn start(&self, generation: u64) -> Result<Start, GuestError> {
         let i = &self.identity;
         let mut rng_seed = [0; 32];
         fill_random(&mut rng_seed).map_err(GuestError::Random)?;
@@ -137,7 +137,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// When the log is of another guest, or the host cannot build it.
-    pub fn build(&self, start: &Start) -> Result<Guest, GuestError> {
+    pub(super) fn build(&self, start: &Start) -> Result<Guest, GuestError> {
         self.check(start)?;
         let backing = Backing {
             populate: false,
@@ -168,7 +168,7 @@ impl Blueprint {
         Ok(Guest {
             executor: KvmExecutor::new(vcpu, machine, clock),
             kicker,
-            _vm: vm,
+            vm,
         })
     }
 
@@ -221,7 +221,7 @@ fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, GuestError> {
 ///
 /// # Errors
 /// When `/dev/urandom` cannot be read.
-pub fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
+pub(super) fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
     use std::io::Read;
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
 }

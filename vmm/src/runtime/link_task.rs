@@ -16,7 +16,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Messages read ahead of the node.
-pub const EVENTS_MAX: usize = 256;
+pub(super) const EVENTS_MAX: usize = 256;
 
 /// Messages written with one flush at the most.
 const WRITE_BATCH_MAX: usize = 64;
@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT_MS: u64 = 2_000;
 
 /// What happens on the link.
 #[derive(Debug)]
-pub enum LinkEvent {
+pub(super) enum LinkEvent {
     /// A connection was made; messages for it go into `writer`, and dropping that closes it after
     /// what was sent.
     Connected {
@@ -55,7 +55,7 @@ pub enum LinkEvent {
 }
 
 /// Accepts backups, one connection after the other.
-pub async fn listen(listener: Listener, events: Sender<LinkEvent>) {
+pub(super) async fn listen(listener: Listener, events: Sender<LinkEvent>) {
     let mut number = 0;
     loop {
         match listener.accept().await {
@@ -75,7 +75,11 @@ pub async fn listen(listener: Listener, events: Sender<LinkEvent>) {
 }
 
 /// Connects to the primary; once connected, again whenever it is asked to.
-pub async fn connect(primary: SocketAddr, events: Sender<LinkEvent>, mut again: Receiver<()>) {
+pub(super) async fn connect(
+    primary: SocketAddr,
+    events: Sender<LinkEvent>,
+    mut again: Receiver<()>,
+) {
     let mut number = 0;
     loop {
         match Connection::connect(primary, CONNECT_TIMEOUT_MS).await {

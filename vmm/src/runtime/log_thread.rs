@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 const QUEUE_BATCHES_MAX: usize = 8_192;
 
 /// The thread and its queue.
-pub struct LogThread {
+pub(super) struct LogThread {
     queue: Option<SyncSender<Vec<Record>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -25,7 +25,7 @@ impl LogThread {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(writer: SegmentWriter, clock: HostClock) -> std::io::Result<Self> {
+    pub(super) fn start(writer: SegmentWriter, clock: HostClock) -> std::io::Result<Self> {
         let (queue, batches) = sync_channel(QUEUE_BATCHES_MAX);
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
@@ -37,7 +37,7 @@ impl LogThread {
     }
 
     /// Queues records, in order.
-    pub fn append(&mut self, records: Vec<Record>) {
+    pub(super) fn append(&mut self, records: Vec<Record>) {
         if records.is_empty() {
             return;
         }
@@ -54,7 +54,7 @@ impl LogThread {
     }
 
     /// Writes what is queued and closes the log.
-    pub fn close(mut self) {
+    pub(super) fn close(mut self) {
         self.finish();
     }
 

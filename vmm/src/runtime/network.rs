@@ -12,13 +12,13 @@ use tokio::io::unix::AsyncFd;
 const FRAME_BYTES_MAX: usize = logging_channel::record::limits::PACKET_BYTES_MAX;
 
 /// The guest's network.
-pub struct Network {
+pub(super) struct Network {
     tap: Option<AsyncFd<Tap>>,
     mac: [u8; 6],
     addresses: Vec<Ipv4Addr>,
     buffer: Vec<u8>,
     /// Frames that the TAP did not take.
-    pub transmit_lost: u64,
+    pub(super) transmit_lost: u64,
 }
 
 impl Network {
@@ -27,7 +27,11 @@ impl Network {
     ///
     /// # Errors
     /// When the TAP cannot be watched.
-    pub fn new(tap: Option<Tap>, mac: [u8; 6], addresses: Vec<Ipv4Addr>) -> std::io::Result<Self> {
+    pub(super) fn new(
+        tap: Option<Tap>,
+        mac: [u8; 6],
+        addresses: Vec<Ipv4Addr>,
+    ) -> std::io::Result<Self> {
         let tap = tap.map(Tap::watch).transpose()?;
         Ok(Self {
             tap,
@@ -39,7 +43,7 @@ impl Network {
     }
 
     /// Waits for frames and takes up to `max`.
-    pub async fn receive(&mut self, max: usize) -> Vec<Vec<u8>> {
+    pub(super) async fn receive(&mut self, max: usize) -> Vec<Vec<u8>> {
         let Some(tap) = &self.tap else {
             return std::future::pending().await;
         };
@@ -66,7 +70,7 @@ impl Network {
     }
 
     /// Sends one frame.
-    pub fn transmit(&mut self, frame: &[u8]) {
+    pub(super) fn transmit(&mut self, frame: &[u8]) {
         let Some(tap) = &self.tap else { return };
         match tap.get_ref().send(frame) {
             Ok(true) => {}
@@ -79,7 +83,7 @@ impl Network {
     }
 
     /// Tells switches, and hosts that know the guest's address, where the guest is now.
-    pub fn announce(&mut self) {
+    pub(super) fn announce(&mut self) {
         self.transmit(&announce::rarp(self.mac));
         for address in self.addresses.clone() {
             self.transmit(&announce::gratuitous_arp(self.mac, address));

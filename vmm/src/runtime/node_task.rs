@@ -41,47 +41,47 @@ pub enum NodeEnd {
 }
 
 /// Asks the arbiter; the answer comes back through the sender.
-pub type Claimant = Box<dyn Fn(u64, u64, mpsc::Sender<ArbiterReply>) + Send>;
+pub(super) type Claimant = Box<dyn Fn(u64, u64, mpsc::Sender<ArbiterReply>) + Send>;
 
 /// Starts the vCPU thread of a primary under a generation.
-pub type StartGuest = Box<dyn FnMut(u64) + Send>;
+pub(super) type StartGuest = Box<dyn FnMut(u64) + Send>;
 
 /// Everything around the node.
-pub struct Ports {
+pub(super) struct Ports {
     /// Clock shared with the vCPU thread.
-    pub clock: HostClock,
+    pub(super) clock: HostClock,
     /// To the vCPU thread.
-    pub offers: std::sync::mpsc::Sender<Offer>,
+    pub(super) offers: std::sync::mpsc::Sender<Offer>,
     /// Gets the vCPU out of the guest, once it exists.
-    pub kicker: Arc<OnceLock<Kicker>>,
+    pub(super) kicker: Arc<OnceLock<Kicker>>,
     /// Whether input is worth a kick (branch clock): with the exit clock it waits for an exit.
-    pub kick_on_input: bool,
+    pub(super) kick_on_input: bool,
     /// From the vCPU thread.
-    pub vcpu: mpsc::Receiver<VcpuReport>,
+    pub(super) vcpu: mpsc::Receiver<VcpuReport>,
     /// From the link.
-    pub link: mpsc::Receiver<LinkEvent>,
+    pub(super) link: mpsc::Receiver<LinkEvent>,
     /// Asks the connecting task of a backup for another connection.
-    pub reconnect: mpsc::Sender<()>,
+    pub(super) reconnect: mpsc::Sender<()>,
     /// The guest's network.
-    pub network: Network,
+    pub(super) network: Network,
     /// The guest's console.
-    pub console: Console,
+    pub(super) console: Console,
     /// From the console.
-    pub typed: mpsc::UnboundedReceiver<ConsoleEvent>,
+    pub(super) typed: mpsc::UnboundedReceiver<ConsoleEvent>,
     /// The log on disk.
-    pub log: Option<LogThread>,
+    pub(super) log: Option<LogThread>,
     /// Asks the arbiter.
-    pub claimant: Claimant,
+    pub(super) claimant: Claimant,
     /// Starts the guest.
-    pub start_guest: StartGuest,
+    pub(super) start_guest: StartGuest,
     /// Where the status goes.
-    pub status: watch::Sender<Option<NodeStatus>>,
+    pub(super) status: watch::Sender<Option<NodeStatus>>,
     /// An operator's wish to stop.
-    pub stop: mpsc::Receiver<()>,
+    pub(super) stop: mpsc::Receiver<()>,
 }
 
 /// The loop's state.
-pub struct NodeTask {
+pub(super) struct NodeTask {
     node: Node,
     ports: Ports,
     /// Number and queue of the connection in use.
@@ -108,7 +108,7 @@ enum Wake {
 impl NodeTask {
     /// A loop around `node`.
     #[must_use]
-    pub fn new(node: Node, ports: Ports) -> Self {
+    pub(super) fn new(node: Node, ports: Ports) -> Self {
         let answers = mpsc::channel(4);
         Self {
             node,
@@ -123,7 +123,7 @@ impl NodeTask {
     }
 
     /// Runs until the guest ended or this side halted.
-    pub async fn run(mut self) -> NodeEnd {
+    pub(super) async fn run(mut self) -> NodeEnd {
         self.handle(NodeEvent::Start);
         loop {
             if let Some(end) = self.end.take() {

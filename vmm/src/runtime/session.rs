@@ -339,7 +339,7 @@ impl VcpuStart {
         let Guest {
             executor,
             kicker,
-            _vm,
+            vm: _vm,
         } = guest;
         let engine = Engine::recording(executor, start, self.engine, entropy(), now)?;
         self.drive(engine, kicker)
@@ -352,7 +352,7 @@ impl VcpuStart {
         let Guest {
             executor,
             kicker,
-            _vm,
+            vm: _vm,
         } = self.blueprint.build(&start)?;
         let mut engine = Engine::replaying(executor, self.engine, entropy())?;
         for offer in first {
