@@ -310,24 +310,11 @@ impl Host {
             CPU_STOCK
         };
         let serial = config.dir.join("serial.log");
-        let mut arguments: Vec<String> = [
-            "-accel",
-            "tcg",
-            "-cpu",
-            cpu,
-            "-M",
-            "pc",
-            "-smp",
-            "1",
-            "-display",
-            "none",
-            "-nodefaults",
-            "-no-reboot",
-            "-device",
-            "virtio-serial-pci",
-        ]
-        .map(String::from)
-        .to_vec();
+        let fixed = format!(
+            "-accel tcg -cpu {cpu} -M pc -smp 1 -display none -nodefaults -no-reboot \
+             -device virtio-serial-pci"
+        );
+        let mut arguments: Vec<String> = fixed.split_whitespace().map(String::from).collect();
         let mut add = |option: &str, value: String| arguments.extend([option.into(), value]);
         add("-m", config.memory_mib.to_string());
         add("-kernel", self.images.host_kernel.display().to_string());

@@ -174,7 +174,10 @@ fn no_flipped_byte_brings_back_an_older_state() {
             refused += usize::from(!holds_or_refuses(damaged, &format!("{at:#x} ^ {mask:#x}")));
         }
     }
-    assert!(refused > 10, "damage to what is in use is noticed: {refused}");
+    assert!(
+        refused > 10,
+        "damage to what is in use is noticed: {refused}"
+    );
 }
 
 #[test]

@@ -7,6 +7,8 @@
 //!
 //! Left out: when old segments may be deleted, and which run a directory belongs to.
 
+#![forbid(unsafe_code)]
+
 pub mod format;
 pub mod reader;
 pub mod recovery;

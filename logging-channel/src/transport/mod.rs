@@ -3,6 +3,8 @@
 //! [`tcp`] is the real one, [`memory`] a seeded link for simulation. Both pass the conformance
 //! tests below. What messages mean, and what silence means, is `session`'s.
 
+#![forbid(unsafe_code)]
+
 pub mod memory;
 pub mod tcp;
 

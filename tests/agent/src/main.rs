@@ -4,6 +4,10 @@
 //! [`rig_agent::PORT_NAME`] and serves until the host dies; it never uses the network.
 
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "polls a port that cannot be waited for"
+)]
 
 use rig_agent::{Answer, Operation, PAYLOAD_BYTES_MAX, PORT_NAME, Reply, Request};
 use std::collections::BTreeMap;

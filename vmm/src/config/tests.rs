@@ -60,137 +60,139 @@ fn a_minimal_file_is_enough_to_run() {
     }
 }
 
+/// What to replace in [`MINIMAL`], with what, and what the error then says.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    (
+        "memory_mib = 64",
+        "memory_mib = 9999",
+        "guest.toml:3: vm.memory_mib = 9999 is out of range; give a whole number from 32 to 3072 MiB",
+    ),
+    (
+        "memory_mib = 64",
+        "memory_mib = \"64\"",
+        "guest.toml:3: vm.memory_mib = \"64\" is text, not a whole number; give a whole number",
+    ),
+    (
+        "memory_mib = 64",
+        "memory_mib = -1",
+        "vm.memory_mib = -1 is out of range",
+    ),
+    (
+        "memory_mib = 64",
+        "memroy_mib = 64",
+        "vm.memory_mib is missing; give a whole number",
+    ),
+    (
+        "memory_mib = 64",
+        "memory_mib = 64\ncmdlnie = \"quiet\"",
+        "guest.toml:4: there is no key vm.cmdlnie; did you mean cmdline?",
+    ),
+    (
+        "memory_mib = 64",
+        "memory_mib = 64\nbogus = 1",
+        "there is no key vm.bogus; known here: name, memory_mib, kernel, initramfs, cmdline, mac",
+    ),
+    (
+        "\"web\"",
+        "\"a b\"",
+        "vm.name = \"a b\" is no name: the vm name has ' ' at byte 1; use letters",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"\"",
+        "vm.kernel = \"\" is empty; give a path",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\nmac = \"01:00:00:00:00:01\"",
+        "vm.mac = \"01:00:00:00:00:01\" is a group address",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\nmac = \"52:54:0:0:0:1\"",
+        "is no MAC address; write six bytes in hexadecimal",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\ncmdline = \"a\\nb\"",
+        "contains '\\n'",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\ncmdline = \"a\\u0000b\"",
+        "contains a zero byte",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[netwrok]\ntap = \"t\"",
+        "guest.toml:5: there is no section [netwrok]; did you mean network?",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[network]\ntap = \"t/0\"",
+        "network.tap = \"t/0\" is no interface name",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[network]\ntap = \"t\"\nannounce = [\"10.0.0\"]",
+        "has \"10.0.0\", which is no IPv4 address",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[network]\ntap = \"t\"\nannounce = \"10.0.0.1\"",
+        "is text, not a list",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[console]\nmode = \"tty\"",
+        "console.mode = \"tty\" is not known; choose one of \"stdio\", \"socket\", \"file\", \"none\"",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[console]\nmode = \"socket\"",
+        "console.path is missing; give the path of the console's socket",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[console]\npath = \"x\"",
+        "console.path = \"x\" has no meaning in this mode",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[channel]\naddress = \"10.1.0.1\"",
+        "channel.address = \"10.1.0.1\" is no IP address with a port",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[channel]\naddress = \"10.1.0.1:1\"\nsuspect_ms = 20",
+        "channel.suspect_ms = 20 is out of range; give a whole number from 60 to 600000 ms, at least three heartbeats",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[arbiter]\nurl = \"https://x\"",
+        "arbiter.url = \"https://x\" has scheme \"https\"; only http is spoken",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[arbiter]",
+        "arbiter.url is missing; give the arbiter's address",
+    ),
+    (
+        "[vm]",
+        "name = \"x\"\n[vm]",
+        "guest.toml:1: the key name stands outside any section",
+    ),
+    (
+        "[vm]",
+        "vm = 1\n[network]",
+        "vm is a whole number, not a section; write it as a section: [vm]",
+    ),
+    ("[vm]", "[vm", "guest.toml:1: this is not TOML:"),
+];
+
 #[test]
 fn errors_name_file_line_key_value_and_remedy() {
-    let cases = [
-        (
-            "memory_mib = 64",
-            "memory_mib = 9999",
-            "guest.toml:3: vm.memory_mib = 9999 is out of range; give a whole number from 32 to 3072 MiB",
-        ),
-        (
-            "memory_mib = 64",
-            "memory_mib = \"64\"",
-            "guest.toml:3: vm.memory_mib = \"64\" is text, not a whole number; give a whole number",
-        ),
-        (
-            "memory_mib = 64",
-            "memory_mib = -1",
-            "vm.memory_mib = -1 is out of range",
-        ),
-        (
-            "memory_mib = 64",
-            "memroy_mib = 64",
-            "vm.memory_mib is missing; give a whole number",
-        ),
-        (
-            "memory_mib = 64",
-            "memory_mib = 64\ncmdlnie = \"quiet\"",
-            "guest.toml:4: there is no key vm.cmdlnie; did you mean cmdline?",
-        ),
-        (
-            "memory_mib = 64",
-            "memory_mib = 64\nbogus = 1",
-            "there is no key vm.bogus; known here: name, memory_mib, kernel, initramfs, cmdline, mac",
-        ),
-        (
-            "\"web\"",
-            "\"a b\"",
-            "vm.name = \"a b\" is no name: the vm name has ' ' at byte 1; use letters",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"\"",
-            "vm.kernel = \"\" is empty; give a path",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\nmac = \"01:00:00:00:00:01\"",
-            "vm.mac = \"01:00:00:00:00:01\" is a group address",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\nmac = \"52:54:0:0:0:1\"",
-            "is no MAC address; write six bytes in hexadecimal",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\ncmdline = \"a\\nb\"",
-            "contains '\\n'",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\ncmdline = \"a\\u0000b\"",
-            "contains a zero byte",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[netwrok]\ntap = \"t\"",
-            "guest.toml:5: there is no section [netwrok]; did you mean network?",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[network]\ntap = \"t/0\"",
-            "network.tap = \"t/0\" is no interface name",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[network]\ntap = \"t\"\nannounce = [\"10.0.0\"]",
-            "has \"10.0.0\", which is no IPv4 address",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[network]\ntap = \"t\"\nannounce = \"10.0.0.1\"",
-            "is text, not a list",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[console]\nmode = \"tty\"",
-            "console.mode = \"tty\" is not known; choose one of \"stdio\", \"socket\", \"file\", \"none\"",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[console]\nmode = \"socket\"",
-            "console.path is missing; give the path of the console's socket",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[console]\npath = \"x\"",
-            "console.path = \"x\" has no meaning in this mode",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[channel]\naddress = \"10.1.0.1\"",
-            "channel.address = \"10.1.0.1\" is no IP address with a port",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[channel]\naddress = \"10.1.0.1:1\"\nsuspect_ms = 20",
-            "channel.suspect_ms = 20 is out of range; give a whole number from 60 to 600000 ms, at least three heartbeats",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[arbiter]\nurl = \"https://x\"",
-            "arbiter.url = \"https://x\" has scheme \"https\"; only http is spoken",
-        ),
-        (
-            "\"vmlinux\"",
-            "\"k\"\n[arbiter]",
-            "arbiter.url is missing; give the arbiter's address",
-        ),
-        (
-            "[vm]",
-            "name = \"x\"\n[vm]",
-            "guest.toml:1: the key name stands outside any section",
-        ),
-        (
-            "[vm]",
-            "vm = 1\n[network]",
-            "vm is a whole number, not a section; write it as a section: [vm]",
-        ),
-        ("[vm]", "[vm", "guest.toml:1: this is not TOML:"),
-    ];
-    for (from, to, expected) in cases {
+    for &(from, to, expected) in MISTAKES {
         assert!(MINIMAL.contains(from));
         let error = read(&MINIMAL.replace(from, to)).unwrap_err().to_string();
         assert!(

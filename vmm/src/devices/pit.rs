@@ -195,7 +195,7 @@ impl Device for Pit {
                 found: format!("{:#x}", state.port_b),
             });
         }
-        self.counters = state.counters.each_ref().map(|c| Counter::restore(c));
+        self.counters = state.counters.each_ref().map(Counter::restore);
         self.next_interrupt = state.next_interrupt;
         self.port_b = state.port_b;
         self.misuse = state.misuse;

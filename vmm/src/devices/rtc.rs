@@ -138,7 +138,11 @@ impl Rtc {
         if self.register(REGISTER_B) & B_24_HOURS != 0 {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = if hour.is_multiple_of(12) {
+            12
+        } else {
+            hour % 12
+        };
         self.encode(twelve) | if hour >= 12 { HOUR_PM } else { 0 }
     }
 
@@ -316,7 +320,7 @@ impl Rtc {
 }
 
 const fn to_bcd(value: u8) -> u8 {
-    (value / 10 % 10) << 4 | value % 10
+    ((value / 10 % 10) << 4) | (value % 10)
 }
 
 const fn from_bcd(value: u8) -> u8 {

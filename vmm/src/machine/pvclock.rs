@@ -123,7 +123,7 @@ impl PvClock {
 fn store(memory: &GuestMemoryMmap, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
     use vm_memory::{GuestMemory, Permissions};
     let at = GuestAddress(gpa);
-    if gpa % ALIGNMENT != 0 || !memory.check_range(at, bytes.len(), Permissions::Write) {
+    if !gpa.is_multiple_of(ALIGNMENT) || !memory.check_range(at, bytes.len(), Permissions::Write) {
         return Err(BadAddress);
     }
     memory.write_slice(bytes, at).map_err(|_| BadAddress)
@@ -154,7 +154,7 @@ mod tests {
         } else {
             delta << shift
         };
-        u64_at(16) + (u128::from(shifted) * u128::from(multiplier) >> 32) as u64
+        u64_at(16) + ((u128::from(shifted) * u128::from(multiplier)) >> 32) as u64
     }
 
     #[test]

@@ -290,7 +290,7 @@ impl Recorder {
         let with_memory = self
             .config
             .verify_memory_every
-            .is_some_and(|n| last || self.marks % n.max(1) == 0);
+            .is_some_and(|n| last || self.marks.is_multiple_of(n.max(1)));
         let digests = executor.digests(with_memory)?;
         self.emit(
             place,
