@@ -1,7 +1,7 @@
 //! The event log of a replicated virtual machine, and the channel that carries it.
 //!
-//! Everything here but `segment::{writer, reader, recovery}` and `transport::tcp` is pure: no
-//! clocks, sockets, files or async. This crate imports no other workspace crate.
+//! Everything here but `segment` (its format apart) and `transport::tcp` is pure: no clocks,
+//! sockets, files or async. This crate imports no other workspace crate.
 
 pub mod codec;
 pub mod execution_point;

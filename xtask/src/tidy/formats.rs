@@ -22,7 +22,26 @@ struct Format {
     version: (&'static str, &'static str),
 }
 
-const FORMATS: &[Format] = &[];
+const FORMATS: &[Format] = &[
+    Format {
+        page: "docs/formats/log.md",
+        files: &[
+            "logging-channel/src/frame.rs",
+            "logging-channel/src/codec/wire.rs",
+            "logging-channel/src/codec/batch.rs",
+            "logging-channel/src/codec/message.rs",
+        ],
+        version: ("logging-channel/src/frame.rs", "FRAME_VERSION"),
+    },
+    Format {
+        page: "docs/formats/log.md",
+        files: &["logging-channel/src/segment/format.rs"],
+        version: (
+            "logging-channel/src/segment/format.rs",
+            "SEGMENT_VERSION",
+        ),
+    },
+];
 
 /// Finds pages that do not match the code.
 pub(super) fn check(house: &House) -> Vec<Finding> {

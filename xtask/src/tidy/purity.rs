@@ -37,6 +37,10 @@ const EDGES: &[(&str, &str)] = &[
         "reads segment files",
     ),
     (
+        "logging-channel/src/segment/scan.rs",
+        "lists and reads segment files for reader, recovery and salvage",
+    ),
+    (
         "logging-channel/src/segment/recovery.rs",
         "repairs segment files",
     ),
