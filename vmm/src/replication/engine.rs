@@ -218,6 +218,16 @@ impl<E: Executor> Engine<E> {
         matches!(self.mode, Mode::Recording(_))
     }
 
+    /// Host time at which a recorded guest's timer is due, if one is armed: with the branch clock
+    /// the guest is worth a kick then.
+    #[must_use]
+    pub fn deadline(&self) -> Option<HostTime> {
+        match &self.mode {
+            Mode::Recording(r) => Some(r.host_time(self.executor.next_deadline()?)),
+            Mode::Replaying(_) | Mode::Stopped => None,
+        }
+    }
+
     /// Takes what has been emitted since the last call.
     pub fn take_outbox(&mut self) -> Vec<Emitted> {
         std::mem::take(&mut self.outbox)

@@ -318,7 +318,7 @@ impl Recorder {
     }
 
     /// The first host time at which [`Recorder::guest_time`] is at least `at`.
-    fn host_time(&self, at: GuestTime) -> HostTime {
+    pub(super) fn host_time(&self, at: GuestTime) -> HostTime {
         self.base_host
             .plus_ns(at.as_nanos().saturating_sub(self.base_guest.as_nanos()))
     }

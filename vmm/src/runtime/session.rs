@@ -8,7 +8,7 @@ use super::log_thread::LogThread;
 use super::network::Network;
 use super::node_task::{NodeEnd, NodeTask, Ports};
 use super::vcpu_thread::{OUTBOX_BATCHES_MAX, VcpuEnd, VcpuReport, drive};
-use super::watchdog::{StretchMeter, Watchdog};
+use super::watchdog::{StretchMeter, Watchdog, WatchdogConfig};
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
 use crate::backend::tap::{Tap, TapError};
 use crate::config::{self, Config, ConfigError};
@@ -27,7 +27,6 @@ use logging_channel::transport::TransportError;
 use logging_channel::transport::tcp::Listener;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Bytes of output that may wait for acknowledgement before the guest is stopped.
@@ -384,13 +383,14 @@ impl VcpuStart {
         kicker: Kicker,
     ) -> Result<(), RuntimeError> {
         let meter = Arc::new(StretchMeter::default());
-        let interval = Duration::from_nanos(self.engine.mark_interval_ns);
-        let _watchdog =
-            Watchdog::start(Arc::clone(&meter), kicker.clone(), interval).map_err(|source| {
-                RuntimeError::Io {
-                    operation: "start the watchdog",
-                    source,
-                }
+        let watch = WatchdogConfig {
+            interval_ns: self.engine.mark_interval_ns,
+            anywhere: self.blueprint.identity().clock == ClockKind::Branches,
+        };
+        let _watchdog = Watchdog::start(Arc::clone(&meter), kicker.clone(), self.clock, watch)
+            .map_err(|source| RuntimeError::Io {
+                operation: "start the watchdog",
+                source,
             })?;
         // Set once: the thread is started once.
         let _ = self.kicker.set(kicker);

@@ -65,7 +65,7 @@ pub fn drive<E: Executor>(
         }
         match next {
             Next::Run => {
-                meter.enter();
+                meter.enter(engine.deadline());
                 let outcome = engine.execute();
                 meter.leave();
                 if let Err(error) = outcome {

@@ -1,37 +1,105 @@
-//! Kicks the vCPU out of a stretch that lasts longer than a mark interval, once per stretch.
+//! Kicks the vCPU out of a stretch that lasts too long for what has to happen at a point.
 //!
-//! With the exit clock a guest that computes makes no exits, so the recorder would have no occasion
-//! to say that it is under way, and the backup would start the same stretch only when it is over. A
-//! kick gives the recorder that occasion (a Progress record). It costs one atomic store per
-//! stretch, and a signal only for the long ones.
+//! Longer than a mark interval: with the exit clock a guest that computes makes no exits, so the
+//! recorder would have no occasion to say that it is under way, and the backup would start the same
+//! stretch only when it is over. A kick, once per stretch, gives the recorder that occasion (a
+//! Progress record); with the branch clock every interval does. Past a timer's deadline: only with
+//! the branch clock, which can stop the guest anywhere. It costs two atomic stores per stretch, and
+//! a signal only for the long ones.
 
+use super::host_clock::HostClock;
 use crate::kvm::kick::Kicker;
+use logging_channel::host_time::HostTime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
 /// Counts stretches: odd while the guest is entered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StretchMeter {
     count: AtomicU64,
+    /// Host time, nanoseconds, at which a timer of the guest is due.
+    deadline_ns: AtomicU64,
+}
+
+impl Default for StretchMeter {
+    fn default() -> Self {
+        Self {
+            count: AtomicU64::new(0),
+            deadline_ns: AtomicU64::new(NEVER),
+        }
+    }
 }
 
 impl StretchMeter {
-    /// The guest is about to be entered.
-    pub fn enter(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
+    /// The guest is about to be entered; its next timer is due at `deadline`.
+    pub fn enter(&self, deadline: Option<HostTime>) {
+        self.deadline_ns
+            .store(deadline.map_or(NEVER, |at| at.0), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Release);
     }
 
     /// The guest came back.
     pub fn leave(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Release);
     }
 
-    /// The present stretch, if the guest is entered.
-    fn stretch(&self) -> Option<u64> {
-        let count = self.count.load(Ordering::Relaxed);
-        (count % 2 == 1).then_some(count)
+    /// The present stretch and its deadline, if the guest is entered.
+    fn stretch(&self) -> Option<(u64, u64)> {
+        let count = self.count.load(Ordering::Acquire);
+        (count % 2 == 1).then(|| (count, self.deadline_ns.load(Ordering::Relaxed)))
+    }
+}
+
+/// When to kick.
+#[derive(Debug, Clone, Copy)]
+pub struct WatchdogConfig {
+    /// Length of a stretch that earns a kick, nanoseconds.
+    pub interval_ns: u64,
+    /// Whether the guest can be stopped anywhere (branch clock): then timers are worth a kick, and
+    /// so is every interval; otherwise one kick per stretch is enough.
+    pub anywhere: bool,
+}
+
+/// What the watchdog remembers from tick to tick.
+#[derive(Debug, Default)]
+struct Memory {
+    seen: Option<u64>,
+    kicked: Option<u64>,
+}
+
+impl Memory {
+    /// Whether to kick, and how long to sleep.
+    fn tick(
+        &mut self,
+        now_ns: u64,
+        stretch: Option<(u64, u64)>,
+        config: WatchdogConfig,
+    ) -> (bool, u64) {
+        let Some((count, deadline_ns)) = stretch else {
+            self.seen = None;
+            return (false, config.interval_ns);
+        };
+        let long = self.seen == Some(count);
+        self.seen = Some(count);
+        if config.anywhere {
+            let due = deadline_ns <= now_ns;
+            let sleep_ns = deadline_ns
+                .saturating_sub(now_ns)
+                .clamp(1, config.interval_ns);
+            return (long || due, if due { config.interval_ns } else { sleep_ns });
+        }
+        // A kick that comes too late, in the next stretch, costs one re-entry and nothing else. The
+        // engine leaves and enters after a kick, which changes the number by two: then rest.
+        let kick = long && self.kicked != Some(count);
+        if kick {
+            self.kicked = Some(count + 2);
+        }
+        (kick, config.interval_ns)
     }
 }
 
@@ -50,26 +118,21 @@ impl Watchdog {
     pub fn start(
         meter: Arc<StretchMeter>,
         kicker: Kicker,
-        interval: Duration,
+        clock: HostClock,
+        config: WatchdogConfig,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
-                let mut seen = None;
-                let mut kicked = None;
+                let mut memory = Memory::default();
                 while !stopped.load(Ordering::Relaxed) {
-                    thread::park_timeout(interval);
-                    let stretch = meter.stretch();
-                    // Seen at two ticks: it has lasted an interval. A kick that comes too late, in the
-                    // next stretch, costs one re-entry and nothing else. The stretch's number changes
-                    // after a kick, because the engine leaves and enters: one more kick, then rest.
-                    if stretch.is_some() && stretch == seen && kicked != stretch {
+                    let (kick, sleep_ns) = memory.tick(clock.now().0, meter.stretch(), config);
+                    if kick {
                         kicker.kick();
-                        kicked = stretch.map(|count| count + 2);
                     }
-                    seen = stretch;
+                    thread::park_timeout(Duration::from_nanos(sleep_ns));
                 }
             })?;
         Ok(Self {
@@ -87,5 +150,49 @@ impl Drop for Watchdog {
             // The thread only sleeps and kicks; it cannot panic, and its result is empty.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXITS: WatchdogConfig = WatchdogConfig {
+        interval_ns: 10,
+        anywhere: false,
+    };
+    const BRANCHES: WatchdogConfig = WatchdogConfig {
+        interval_ns: 10,
+        anywhere: true,
+    };
+
+    #[test]
+    fn a_long_stretch_is_kicked_once_with_the_exit_clock() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.tick(0, Some((1, NEVER)), EXITS), (false, 10));
+        assert_eq!(memory.tick(10, Some((1, NEVER)), EXITS), (true, 10));
+        // The engine left and entered again: still the same stretch of the guest.
+        assert_eq!(memory.tick(20, Some((3, NEVER)), EXITS), (false, 10));
+        assert_eq!(memory.tick(30, Some((3, NEVER)), EXITS), (false, 10));
+        // The next one.
+        assert_eq!(memory.tick(40, Some((9, NEVER)), EXITS), (false, 10));
+        assert_eq!(memory.tick(50, Some((9, NEVER)), EXITS), (true, 10));
+    }
+
+    #[test]
+    fn short_stretches_and_waits_are_left_alone() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.tick(0, Some((1, NEVER)), EXITS), (false, 10));
+        assert_eq!(memory.tick(10, None, EXITS), (false, 10));
+        assert_eq!(memory.tick(20, Some((7, NEVER)), EXITS), (false, 10));
+    }
+
+    #[test]
+    fn a_timer_is_worth_a_kick_only_when_the_guest_can_be_stopped_anywhere() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.tick(0, Some((1, 4)), BRANCHES), (false, 4));
+        assert_eq!(memory.tick(4, Some((3, 4)), BRANCHES), (true, 10));
+        let mut memory = Memory::default();
+        assert_eq!(memory.tick(5, Some((1, 4)), EXITS), (false, 10));
     }
 }
