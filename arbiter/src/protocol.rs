@@ -268,8 +268,6 @@ pub struct ErrorBody {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use proptest::prelude::*;
 

@@ -1,7 +1,5 @@
 //! The cell's rule, by example and over random interleavings of claims.
 
-#![allow(clippy::unwrap_used)]
-
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;

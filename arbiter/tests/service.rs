@@ -1,6 +1,6 @@
 //! Server and client over loopback, and a real server process that is killed.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use arbiter::client::{ArbiterClient, ClientError, RetryPolicy};
 use arbiter::register::{Claim, Holder, Outcome, Register, VmName};

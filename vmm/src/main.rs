@@ -1,2 +1,10 @@
 //! The `understudy` program: parse, run, exit status.
-fn main() {}
+
+mod cli;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::Cli::parse().run()
+}

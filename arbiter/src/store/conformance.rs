@@ -1,7 +1,5 @@
 //! What every store must do, whatever it is made of.
 
-#![allow(clippy::unwrap_used)]
-
 use super::Store;
 use crate::register::{Claim, Holder, Outcome, Register, VMS_MAX, VmName};
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! The embedded store against damage, foreign files, a second process and the loss of power.
 
-#![allow(clippy::unwrap_used)]
-
 use super::conformance::{self, claim, vm};
 use super::{EmbeddedStore, Store, StoreError};
 use crate::register::Outcome;

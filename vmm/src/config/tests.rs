@@ -1,7 +1,5 @@
 //! The example, one example of every error, and arbitrary text.
 
-#![allow(clippy::unwrap_used)]
-
 use super::*;
 use proptest::prelude::*;
 
