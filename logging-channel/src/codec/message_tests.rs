@@ -226,3 +226,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_examples_of_the_page_are_real() {
+    let page = include_str!("../../../docs/formats/log.md");
+    // What the page shows in hexadecimal, without its spaces and explanations.
+    let hex_words = |line: &str| -> String {
+        let shown = line.split("  ").next().unwrap_or_default();
+        shown.split(' ').collect()
+    };
+    let shown: Vec<String> = page.lines().map(hex_words).collect();
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+
+    let released = LogIndex(7);
+    let beat = encode_message(&Message::Heartbeat(Heartbeat { released })).expect("valid");
+    assert!(shown.contains(&hex(&beat)), "{}", hex(&beat));
+
+    let batch = EncodedLog::encode(&timers(3, 2)).expect("valid");
+    assert!(shown.concat().contains(&hex(batch.payload())));
+
+    let vm_hash = crate::segment::format::vm_hash("vm");
+    let first = LogIndex(0);
+    let header = crate::segment::format::SegmentHeader { first, vm_hash }.encode();
+    assert!(shown.contains(&hex(&header)), "{}", hex(&header));
+}

@@ -141,6 +141,9 @@ impl Scanner {
                 Err(FrameError::Incomplete { need: more }) if there.len() < need => {
                     debug_assert!(more >= need, "what is needed only grows");
                     let bytes = there.len() as u64;
+                    // Read again when asked again: a writer whose write failed takes back what it
+                    // had written, and something else may then come here.
+                    self.buffer.truncate(self.consumed);
                     return Ok(Scanned::Torn { bytes });
                 }
                 Err(FrameError::Incomplete { need: more }) => need = more,

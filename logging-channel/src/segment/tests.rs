@@ -380,6 +380,29 @@ fn a_live_reader_waits_for_the_rest_of_a_frame() {
 }
 
 #[test]
+fn a_live_reader_forgets_a_write_that_was_taken_back() {
+    let directory = written(1, 1 << 20);
+    let path = directory.path().join(segment_name(LogIndex(0)));
+    let sound = fs::read(&path).expect("readable");
+    let mut reader = LogReader::open(directory.path());
+    reader
+        .next_frame()
+        .expect("sound")
+        .expect("the first frame");
+    let [taken_back, other] = [timers(10, 20), timers(10, 10)]
+        .map(|records| EncodedLog::encode(&records).expect("valid"));
+    append_raw(&path, &taken_back.bytes()[..30]);
+    assert_eq!(reader.next_frame().expect("not damage"), None);
+    fs::write(&path, &sound).expect("written");
+    append_raw(&path, other.bytes());
+    let frame = reader
+        .next_frame()
+        .expect("sound")
+        .expect("the other frame");
+    assert_eq!(frame.records.len(), 10);
+}
+
+#[test]
 fn salvage_passes_over_damage_and_says_so() {
     let directory = written(5, 1 << 20);
     let path = directory.path().join(segment_name(LogIndex(0)));
