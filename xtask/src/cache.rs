@@ -132,7 +132,7 @@ impl Cache {
         let lock_path = self.root.join(format!(".{name}.lock"));
         let lock = File::create(&lock_path).with_context(|| format!("{}", lock_path.display()))?;
         if lock.try_lock().is_err() {
-            println!("{name}: another process is building it; waiting");
+            eprintln!("{name}: another process is building it; waiting");
             lock.lock().context("cannot lock the cache")?;
         }
         if let Some(entry) = self.find(name, inputs) {

@@ -66,7 +66,7 @@ pub(crate) fn ensure<'a>(packages: impl IntoIterator<Item = &'a str>) -> Result<
     if missing.is_empty() {
         return Ok(());
     }
-    println!("missing Debian packages: {}", missing.join(" "));
+    eprintln!("missing Debian packages: {}", missing.join(" "));
     let by_hand = format!(
         "apt-get install --no-install-recommends {}",
         missing.join(" ")
@@ -78,7 +78,7 @@ pub(crate) fn ensure<'a>(packages: impl IntoIterator<Item = &'a str>) -> Result<
         apt_get(&["update"]).with_context(|| format!("as root: apt-get update && {by_hand}"))?;
     }
     if install(&missing).is_err() {
-        println!("apt-get install failed; trying once more with fresh package lists");
+        eprintln!("apt-get install failed; trying once more with fresh package lists");
         apt_get(&["update"]).with_context(|| format!("as root: apt-get update && {by_hand}"))?;
         install(&missing).with_context(|| format!("as root: {by_hand}"))?;
     }
@@ -155,7 +155,7 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     command
         .args(["-o", "DPkg::Lock::Timeout=300", "-q"])
         .args(arguments);
-    println!("running: {}", command_line(&command));
+    eprintln!("running: {}", command_line(&command));
     run(&mut command)
 }
 

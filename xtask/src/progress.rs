@@ -1,7 +1,7 @@
 //! Long commands: output into a log file, one moving line on the terminal.
 //!
 //! On a terminal a spinner shows the elapsed time and the command's latest line; elsewhere (CI) a plain
-//! line is printed at least every [`PLAIN_PERIOD`]. A failure prints the end of the log and its path.
+//! line is printed at least every [`PLAIN_PERIOD`]. All of it goes to stderr. A failure prints the end of the log and its path.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
@@ -74,7 +74,7 @@ fn watch(
     let bar = spinner(what);
     let mut printed = started;
     if bar.is_none() {
-        println!("{what} ...");
+        eprintln!("{what} ...");
     }
     let status = loop {
         match answer.recv_timeout(REDRAW_PERIOD) {
@@ -88,13 +88,13 @@ fn watch(
         } else if printed.elapsed() >= PLAIN_PERIOD {
             printed = Instant::now();
             let seconds = started.elapsed().as_secs();
-            println!("{what}: {seconds} s, {}", latest_line(log));
+            eprintln!("{what}: {seconds} s, {}", latest_line(log));
         }
     };
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    println!("{what}: {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!("{what}: {:.1} s", started.elapsed().as_secs_f64());
     Ok(status)
 }
 

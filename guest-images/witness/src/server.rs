@@ -28,18 +28,35 @@ struct Client {
     role: Role,
 }
 
-/// Serves until `requests` have been applied and answered; for ever when it is `None`.
+/// A listening socket and what its connections are for.
+struct Port {
+    listener: TcpListener,
+    service: fn() -> Role,
+}
+
+impl Port {
+    fn listen(port: u16, service: fn() -> Role) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, service })
+    }
+}
+
+/// Serves the three ports until `requests` have been applied and answered; for ever when it is
+/// `None`. Returns the number of applied requests.
 ///
 /// # Errors
 /// When a port cannot be listened on or polling fails. A client's errors end only its connection.
 pub(crate) fn serve(requests: Option<u64>) -> io::Result<u64> {
-    let ports = [WITNESS_PORT, SINK_PORT, SOURCE_PORT];
-    let mut listeners = Vec::new();
-    for port in ports {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-        listener.set_nonblocking(true)?;
-        listeners.push(listener);
-    }
+    let ports = [
+        Port::listen(WITNESS_PORT, || Role::Witness(Connection::default()))?,
+        Port::listen(SINK_PORT, || Role::Sink)?,
+        Port::listen(SOURCE_PORT, || Role::Source)?,
+    ];
+    serve_ports(&ports, requests)
+}
+
+fn serve_ports(ports: &[Port], requests: Option<u64>) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK_BYTES];
     let (mut service, mut clients) = (Service::default(), Vec::<Client>::new());
     loop {
@@ -48,19 +65,17 @@ pub(crate) fn serve(requests: Option<u64>) -> io::Result<u64> {
         {
             return Ok(service.applied());
         }
-        let ready = wait(&listeners, &clients)?;
-        let (listeners_ready, clients_ready) = ready.split_at(listeners.len());
+        let ready = wait(ports, &clients)?;
+        let (ports_ready, clients_ready) = ready.split_at(ports.len());
         let mut ready = clients_ready.iter();
         clients.retain_mut(|client| {
             let flags = ready.next().copied().unwrap_or(PollFlags::empty());
             flags.is_empty() || advance(client, &mut service, &mut buffer).is_ok()
         });
-        for (listener, _) in listeners
-            .iter()
-            .zip(listeners_ready)
-            .filter(|(_, flags)| !flags.is_empty())
-        {
-            accept(listener, &mut clients);
+        for (port, flags) in ports.iter().zip(ports_ready) {
+            if !flags.is_empty() {
+                accept(port, &mut clients);
+            }
         }
     }
 }
@@ -69,16 +84,16 @@ fn owes_answers(client: &Client) -> bool {
     matches!(&client.role, Role::Witness(connection) if connection.wants_to_send())
 }
 
-/// Waits until something can be done; the answer is in the order listeners, clients.
-fn wait(listeners: &[TcpListener], clients: &[Client]) -> io::Result<Vec<PollFlags>> {
+/// Waits until something can be done; the answer is in the order ports, clients.
+fn wait(ports: &[Port], clients: &[Client]) -> io::Result<Vec<PollFlags>> {
     let accepting = if clients.len() < CONNECTIONS_MAX {
         PollFlags::IN
     } else {
         PollFlags::empty()
     };
-    let mut fds: Vec<_> = listeners
+    let mut fds: Vec<_> = ports
         .iter()
-        .map(|listener| PollFd::new(listener, accepting))
+        .map(|port| PollFd::new(&port.listener, accepting))
         .collect();
     fds.extend(
         clients
@@ -107,21 +122,16 @@ fn interest(client: &Client) -> PollFlags {
     }
 }
 
-fn accept(listener: &TcpListener, clients: &mut Vec<Client>) {
+fn accept(port: &Port, clients: &mut Vec<Client>) {
     while clients.len() < CONNECTIONS_MAX {
-        let Ok((stream, _)) = listener.accept() else {
+        let Ok((stream, _)) = port.listener.accept() else {
             return;
-        };
-        let port = listener.local_addr().map_or(0, |address| address.port());
-        let role = match port {
-            SINK_PORT => Role::Sink,
-            SOURCE_PORT => Role::Source,
-            _ => Role::Witness(Connection::default()),
         };
         let prepared = stream
             .set_nonblocking(true)
             .and_then(|()| stream.set_nodelay(true));
         if prepared.is_ok() {
+            let role = (port.service)();
             clients.push(Client { stream, role });
         }
     }
@@ -187,5 +197,72 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
             Ok(0)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+    use std::thread;
+    use witness::expectation::Expectation;
+    use witness::wire::{REPLY_BYTES, Reply};
+
+    fn witness_port() -> (Port, std::net::SocketAddr) {
+        let port = Port::listen(0, || Role::Witness(Connection::default())).unwrap();
+        let number = port.listener.local_addr().unwrap().port();
+        (port, (Ipv4Addr::LOCALHOST, number).into())
+    }
+
+    #[test]
+    fn serves_over_tcp_and_ends_after_the_wanted_number() {
+        let (port, address) = witness_port();
+        let server = thread::spawn(move || serve_ports(&[port], Some(20)).unwrap());
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut expectation = Expectation::new(7);
+        for round in 0..20u8 {
+            let request = expectation.next_request(vec![round; 100], 1_000).unwrap();
+            let mut frame = Vec::new();
+            request.encode(&mut frame);
+            stream.write_all(&frame).unwrap();
+            let mut answer = [0; REPLY_BYTES + 1_000];
+            stream.read_exact(&mut answer).unwrap();
+            let reply = Reply::decode(&answer).unwrap().unwrap();
+            expectation.check(&reply).unwrap();
+        }
+        assert_eq!(server.join().unwrap(), 20);
+    }
+
+    #[test]
+    fn a_half_closed_connection_still_gets_its_answers_and_a_bad_one_is_closed() {
+        let (port, address) = witness_port();
+        let server = thread::spawn(move || serve_ports(&[port], Some(3)).unwrap());
+        let mut bad = TcpStream::connect(address).unwrap();
+        bad.write_all(&[0; 64]).unwrap();
+        let mut nothing = Vec::new();
+        let closed = bad.read_to_end(&mut nothing);
+        assert!(
+            closed.is_err() || nothing.is_empty(),
+            "no answer to what is no request"
+        );
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut expectation = Expectation::new(1);
+        let mut frames = Vec::new();
+        for _ in 0..3 {
+            expectation
+                .next_request(vec![], 0)
+                .unwrap()
+                .encode(&mut frames);
+        }
+        stream.write_all(&frames).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answers = Vec::new();
+        stream.read_to_end(&mut answers).unwrap();
+        for answer in answers.chunks(REPLY_BYTES) {
+            expectation
+                .check(&Reply::decode(answer).unwrap().unwrap())
+                .unwrap();
+        }
+        assert_eq!((expectation.acknowledged(), server.join().unwrap()), (3, 3));
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn check(images: &[PathBuf]) -> Result<String> {
             refused.join("\n")
         );
     }
-    print!(
+    eprint!(
         "guest kernel: no {} left; reported:\n{report}",
         REFUSED.join(", ")
     );

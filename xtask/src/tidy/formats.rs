@@ -36,10 +36,7 @@ const FORMATS: &[Format] = &[
     Format {
         page: "docs/formats/log.md",
         files: &["logging-channel/src/segment/format.rs"],
-        version: (
-            "logging-channel/src/segment/format.rs",
-            "SEGMENT_VERSION",
-        ),
+        version: ("logging-channel/src/segment/format.rs", "SEGMENT_VERSION"),
     },
 ];
 
