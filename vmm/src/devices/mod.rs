@@ -16,6 +16,7 @@ pub(crate) mod conformance;
 pub mod digest;
 pub mod irq;
 pub mod pic;
+pub mod pic_chip;
 pub mod pit;
 pub mod pit_counter;
 pub mod reset;
