@@ -27,10 +27,8 @@ pub(crate) enum Exit {
     /// The arbiter or the peer refused: somebody else runs the guest, or the two sides differ.
     Refused = 4,
     /// The guest's copies differ.
-    #[cfg_attr(not(test), expect(dead_code, reason = "its command is not here yet"))]
     Diverged = 5,
     /// This host cannot run guests.
-    #[cfg_attr(not(test), expect(dead_code, reason = "its command is not here yet"))]
     HostUnfit = 6,
     /// Nobody answered: the arbiter, or a control socket.
     Unreachable = 7,

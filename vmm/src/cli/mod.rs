@@ -5,7 +5,10 @@
 
 mod arbiter;
 mod exit;
+mod guest;
 mod log;
+mod replay;
+mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use exit::{Exit, Failure};
@@ -40,6 +43,12 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(guest::RunArguments),
+    Primary(guest::PrimaryArguments),
+    Backup(guest::BackupArguments),
+    Status(status::StatusArguments),
+    Stop(status::StopArguments),
+    Replay(replay::Arguments),
     Arbiter(arbiter::Arguments),
     #[command(subcommand)]
     Log(log::Command),
@@ -50,6 +59,12 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         start_logging(self.log_format);
         let result = match self.command {
+            Command::Run(arguments) => guest::run(&arguments),
+            Command::Primary(arguments) => guest::primary(&arguments),
+            Command::Backup(arguments) => guest::backup(&arguments),
+            Command::Status(arguments) => status::status(&arguments),
+            Command::Stop(arguments) => status::stop(&arguments),
+            Command::Replay(arguments) => replay::run(&arguments),
             Command::Arbiter(arguments) => arbiter::run(arguments),
             Command::Log(command) => log::run(&command),
         };

@@ -10,6 +10,7 @@
 //! ```
 
 mod arbiter_claim;
+pub mod control_socket;
 mod guest;
 pub mod host_clock;
 pub mod kvm_executor;

@@ -1,0 +1,307 @@
+//! `understudy run`, `primary`, `backup`: one side of a virtual machine, from start to end.
+
+#![forbid(unsafe_code)]
+
+use super::exit::{Exit, Failure};
+use clap::Args;
+use logging_channel::record::{ClockKind, EndReason};
+use std::future::Future;
+use std::io::Read;
+use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use vmm::config::{self, ClockChoice, Config};
+use vmm::replication::node::{HaltReason, NodeStatus};
+use vmm::runtime::control_socket::{ControlError, ControlSocket};
+use vmm::runtime::{self, GuestError, NodeEnd, RunOptions, RuntimeError};
+
+/// Branches short of a landing point at which the counter is armed; `doctor` measures the need.
+pub(super) const SKID_MARGIN_BRANCHES: u64 = 128;
+/// Longest part of the host's name that goes into the holder's name.
+const HOST_BYTES_MAX: usize = 64;
+
+/// Run a guest on this host alone, without a backup.
+///
+/// With a section [log] in its file, the run is recorded there and can be replayed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+    $ understudy run --config guest.toml
+    $ understudy status --config guest.toml
+    $ understudy replay --config guest.toml
+
+SIGTERM or SIGINT stops the guest at once, like pulling its plug. Ends with status 0 when the guest
+powered itself off or was stopped, 1 when it crashed.")]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+/// Start a guest as the primary of a pair.
+///
+/// Claims the virtual machine at the arbiter, listens at [channel] address, starts the guest when a
+/// backup with the same configuration has connected, and lets output leave only when the backup holds
+/// the log that led to it. When the backup is lost, it claims the next generation and goes on alone.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  The first start of a virtual machine:
+    $ understudy primary --config guest.toml
+
+  A later start; the arbiter says what the last generation was:
+    $ understudy arbiter show --url http://10.0.0.9:7070 web
+    $ understudy primary --config guest.toml --after-generation 2
+
+Ends with status 0 when the guest ended, 4 when the arbiter refused: somebody else holds the guest,
+and this side must not be started again by itself.")]
+pub(super) struct PrimaryArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The last generation that this virtual machine had, as `arbiter show` tells.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    after_generation: u64,
+}
+
+/// Follow a primary, and go live when it is lost.
+///
+/// Connects to [channel] address, replays the primary's log as it arrives, and when the primary falls
+/// silent, finishes the log, claims the next generation at the arbiter and takes over the guest's
+/// network and console.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+    $ understudy backup --config guest.toml
+    $ understudy status --config guest.toml --json
+
+The file is the same as the primary's; what differs is named and refused (status 4). Ends with status
+0 when the guest ended, 4 when the primary or the arbiter refused, 5 when this copy diverged.")]
+pub(super) struct BackupArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+/// The configuration file of the virtual machine.
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgument {
+    /// The virtual machine's file; docs/examples/guest.toml shows every key.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+}
+
+pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    let config = config::load(&arguments.config.config)?;
+    in_runtime(side(&config, "run", |options| {
+        runtime::run(&config, options)
+    }))
+}
+
+pub(super) fn primary(arguments: &PrimaryArguments) -> Result<(), Failure> {
+    let config = config::load(&arguments.config.config)?;
+    let after = arguments.after_generation;
+    in_runtime(side(&config, "primary", |options| {
+        runtime::primary(&config, options, after)
+    }))
+}
+
+pub(super) fn backup(arguments: &BackupArguments) -> Result<(), Failure> {
+    let config = config::load(&arguments.config.config)?;
+    in_runtime(side(&config, "backup", |options| {
+        runtime::backup(&config, options)
+    }))
+}
+
+fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(work)
+}
+
+/// Runs one side with its control socket, and signals that stop it.
+async fn side<F>(
+    config: &Config,
+    part: &'static str,
+    start: impl FnOnce(RunOptions) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<NodeEnd, RuntimeError>>,
+{
+    let (publish, status) = watch::channel(None);
+    let (stop, stopped) = mpsc::channel(1);
+    let options = RunOptions {
+        host: holder_name()?,
+        clock: clock_of(config),
+        margin: SKID_MARGIN_BRANCHES,
+        status: publish,
+        stop: stopped,
+    };
+    let socket = ControlSocket::bind(&config.control_socket).await?;
+    let vm = config.vm.name.as_str().to_owned();
+    let serving = socket.serve(move || document(&vm, part, &status), stop.clone());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signals = async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("told to stop");
+            // Full means that a wish to stop is on its way already.
+            let _ = stop.try_send(());
+        }
+    };
+    tracing::info!(vm = config.vm.name.as_str(), part, clock = ?options.clock, "starting");
+    let end = tokio::select! {
+        end = start(options) => end?,
+        () = serving => unreachable_end(),
+        () = signals => unreachable_end(),
+    };
+    conclude(end)
+}
+
+/// Neither the control socket nor the signals ever end.
+fn unreachable_end() -> NodeEnd {
+    NodeEnd::Halted(HaltReason::Stopped)
+}
+
+/// What `status` answers.
+fn document(
+    vm: &str,
+    part: &str,
+    status: &watch::Receiver<Option<NodeStatus>>,
+) -> serde_json::Value {
+    let pid = std::process::id();
+    serde_json::json!({ "vm": vm, "part": part, "pid": pid, "node": *status.borrow() })
+}
+
+fn conclude(end: NodeEnd) -> Result<(), Failure> {
+    let reason = match end {
+        NodeEnd::Ended(EndReason::Crash) => {
+            let error = anyhow::anyhow!("the guest crashed (triple fault, or halted for good)");
+            return Err(Failure::new(Exit::Failed, error).remedy("look at the guest's console"));
+        }
+        NodeEnd::Ended(reason) => {
+            tracing::info!(?reason, "the guest ended");
+            return Ok(());
+        }
+        NodeEnd::Halted(reason) => reason,
+    };
+    let (exit, remedy) = match &reason {
+        HaltReason::Stopped => {
+            tracing::info!("stopped");
+            return Ok(());
+        }
+        HaltReason::Refused { .. } => (
+            Exit::Refused,
+            "the guest belongs to that holder; `understudy arbiter show` tells the generation",
+        ),
+        HaltReason::PeerRefused { .. } => (
+            Exit::Refused,
+            "make both hosts the same: one file, the same images",
+        ),
+        HaltReason::Diverged(_) => (
+            Exit::Diverged,
+            "keep the logs of both sides; start a new backup from the beginning",
+        ),
+        HaltReason::NothingReceived => (Exit::Unreachable, "start the pair again"),
+        HaltReason::HostFailed(_) => (Exit::Failed, "see the message"),
+    };
+    Err(Failure::new(exit, reason).remedy(remedy))
+}
+
+/// Which clock this run uses.
+pub(super) fn clock_of(config: &Config) -> ClockKind {
+    match config.clock {
+        ClockChoice::Branches => ClockKind::Branches,
+        // The branch clock only where it was proved exact, and nothing has proved it here yet.
+        ClockChoice::Auto | ClockChoice::Exits => ClockKind::Exits,
+    }
+}
+
+/// The host's name and a random number. A process number alone is not enough: a host that was
+/// restarted gives the same numbers again, and the arbiter would take the new process for the old.
+fn holder_name() -> Result<String, Failure> {
+    let mut random = [0; 8];
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!(
+        "{}.{:016x}",
+        plain_host_name(&host),
+        u64::from_le_bytes(random)
+    ))
+}
+
+fn plain_host_name(host: &str) -> String {
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name: String = host.chars().filter(plain).take(HOST_BYTES_MAX).collect();
+    if name.is_empty() { "host".into() } else { name }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let remedy = match &error {
+            ControlError::InUse { .. } => "`understudy status` shows it; stop it first",
+            ControlError::NotASocket { .. } => "move it away, or give another [control] socket",
+            ControlError::Io { .. } => "give a [control] socket in a directory that can be written",
+        };
+        Self::new(Exit::Failed, error).remedy(remedy)
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        use vmm::kvm::KvmError;
+        let unfit = "`understudy doctor` says what this host lacks";
+        match error {
+            RuntimeError::Config(error) => error.into(),
+            RuntimeError::Log(error) => error.into(),
+            RuntimeError::Kvm(error) | RuntimeError::Guest(GuestError::Kvm(error)) => {
+                let exit = match error {
+                    KvmError::Open(_) | KvmError::Missing(_) | KvmError::Cpu(_) => Exit::HostUnfit,
+                    _ => Exit::Failed,
+                };
+                Self::new(exit, error).remedy(unfit)
+            }
+            error @ RuntimeError::Guest(GuestError::NoCounter) => {
+                Self::new(Exit::HostUnfit, error).remedy("set [clock] kind = \"exits\"")
+            }
+            error @ RuntimeError::Guest(GuestError::OtherGuest { .. }) => {
+                Self::new(Exit::Refused, error).remedy("use the files that the log was made with")
+            }
+            error @ RuntimeError::Guest(_) => Self::new(Exit::Configuration, error),
+            error => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_become_holders() {
+        assert_eq!(plain_host_name("host-a\n"), "host-a");
+        assert_eq!(plain_host_name(" \"\n"), "host");
+        let name = format!("{}.4194304", holder_name().unwrap());
+        assert!(arbiter::register::Holder::new(name).is_ok());
+        assert_ne!(holder_name().unwrap(), holder_name().unwrap());
+    }
+
+    #[test]
+    fn ends_have_their_status() {
+        let exit = |end| conclude(end).map_or_else(|failure| failure.exit, |()| Exit::Done);
+        assert_eq!(exit(NodeEnd::Ended(EndReason::PowerOff)), Exit::Done);
+        assert_eq!(exit(NodeEnd::Ended(EndReason::Crash)), Exit::Failed);
+        assert_eq!(exit(NodeEnd::Halted(HaltReason::Stopped)), Exit::Done);
+        let refused = HaltReason::Refused {
+            generation: 2,
+            holder: "b".into(),
+        };
+        assert_eq!(exit(NodeEnd::Halted(refused)), Exit::Refused);
+        assert_eq!(
+            exit(NodeEnd::Halted(HaltReason::Diverged("x".into()))),
+            Exit::Diverged
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! `understudy status` and `understudy stop`: talk to a running side through its control socket.
+
+#![forbid(unsafe_code)]
+
+use super::exit::{Exit, Failure};
+use super::unless_reader_left;
+use clap::Args;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vmm::config;
+use vmm::replication::node::NodeStatus;
+use vmm::runtime::control_socket::{ANSWER_BYTES_MAX, Answer, Request};
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Show what a side that runs on this host is doing.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+    $ understudy status --config guest.toml
+    $ understudy status --socket /run/understudy/web.sock --json | jq .node.role
+
+Ends with status 7 when nothing runs there.")]
+pub(super) struct StatusArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Answer with JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Stop a side that runs on this host. A backup, if there is one, goes live.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+    $ understudy stop --config guest.toml
+
+Returns when the wish was passed on. Ends with status 7 when nothing runs there.")]
+pub(super) struct StopArguments {
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// The virtual machine's file, for its [control] socket.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The control socket itself.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Target {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        match (&self.socket, &self.config) {
+            (Some(socket), _) => Ok(socket.clone()),
+            (None, Some(file)) => Ok(config::load(file)?.control_socket),
+            (None, None) => Err(Failure::new(
+                Exit::Usage,
+                anyhow::anyhow!("--config or --socket is needed"),
+            )),
+        }
+    }
+}
+
+pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
+    let document = ask(&arguments.target.path()?, Request::Status {})?
+        .status
+        .unwrap_or_default();
+    let text = if arguments.json {
+        format!("{document}\n")
+    } else {
+        text_of(&document)?
+    };
+    unless_reader_left(io::stdout().write_all(text.as_bytes()))
+}
+
+pub(super) fn stop(arguments: &StopArguments) -> Result<(), Failure> {
+    ask(&arguments.target.path()?, Request::Stop {}).map(|_| ())
+}
+
+fn ask(path: &Path, request: Request) -> Result<Answer, Failure> {
+    let talk = || -> io::Result<Answer> {
+        let mut stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut line = serde_json::to_vec(&request)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = String::new();
+        BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut answer)?;
+        Ok(serde_json::from_str(&answer)?)
+    };
+    let answer = talk().map_err(|error| {
+        let context = format!("no answer at the control socket {}", path.display());
+        let remedy = "see whether the virtual machine runs on this host, and as which user";
+        Failure::new(
+            Exit::Unreachable,
+            anyhow::Error::new(error).context(context),
+        )
+        .remedy(remedy)
+    })?;
+    match answer.error {
+        None => Ok(answer),
+        Some(error) => {
+            Err(Failure::new(Exit::Failed, anyhow::anyhow!(error.message)).remedy(error.remedy))
+        }
+    }
+}
+
+fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
+    let of = |key: &str| document[key].as_str().unwrap_or("?").to_owned();
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<14} {value}");
+    };
+    line("vm", of("vm"));
+    line(
+        "started as",
+        format!("{} (process {})", of("part"), document["pid"]),
+    );
+    if document["node"].is_null() {
+        line("state", "starting".into());
+        return Ok(text);
+    }
+    let node: NodeStatus = serde_json::from_value(document["node"].clone()).map_err(|error| {
+        let error = anyhow::Error::new(error).context("the status is of another version");
+        Failure::new(Exit::Failed, error).remedy("use --json, or the same version of the program")
+    })?;
+    line("state", format!("{} ({:?})", node.title, node.role));
+    line(
+        "generation",
+        format!("{} as {}", node.generation, node.holder),
+    );
+    line(
+        "peer",
+        node.peer.clone().unwrap_or_else(|| "none yet".into()),
+    );
+    let link = match (node.linked, node.silence_ns) {
+        (true, Some(silence)) => format!("up, last heard {:.1} ms ago", ms(silence)),
+        (true, None) => "up".into(),
+        (false, _) => "down".into(),
+    };
+    line("link", link);
+    let p = node.pointers;
+    line(
+        "log",
+        format!(
+            "recorded {} sent {} acknowledged {} received {} replayed {} released {}",
+            p.recorded, p.sent, p.acknowledged, p.received, p.replayed, p.released
+        ),
+    );
+    line(
+        "lag",
+        format!(
+            "{:.1} ms, {} bytes unacknowledged, {} unreplayed",
+            ms(node.lag_ns),
+            node.unacknowledged_bytes,
+            node.unreplayed_bytes
+        ),
+    );
+    line(
+        "output gate",
+        serde_json::to_string(&node.gate).unwrap_or_default(),
+    );
+    if let Some(claim) = node.claim {
+        line(
+            "claim",
+            format!(
+                "{} after {}, {} requests",
+                claim.new, claim.expected, claim.attempts
+            ),
+        );
+    }
+    if let Some(reason) = &node.halted {
+        line("halted", reason.clone());
+    }
+    let c = node.counters;
+    line(
+        "counters",
+        format!(
+            "{} records, {} suspicions, {} claims, {} stalls, {} ignored messages",
+            c.records, c.suspicions, c.claims, c.stalls, c.ignored_messages
+        ),
+    );
+    Ok(text)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
