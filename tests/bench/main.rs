@@ -72,9 +72,7 @@ fn run() -> Result<ExitCode> {
         kills: arguments.kills,
         seconds: arguments.seconds,
     };
-    let mut lab = step("booting two hosts", || {
-        Lab::start(&prepared.images, &prepared.programs)
-    })?;
+    let mut lab = step("booting two hosts", || Lab::start(&prepared))?;
     let mut measures = Measures::default();
     let mut failed = false;
     for (name, section) in SECTIONS {

@@ -61,9 +61,7 @@ fn run() -> Result<ExitCode> {
         Stage::Done(code) => return Ok(code),
         Stage::Inside(prepared) => prepared,
     };
-    let mut lab = step("booting two hosts", || {
-        Lab::start(&prepared.images, &prepared.programs)
-    })?;
+    let mut lab = step("booting two hosts", || Lab::start(&prepared))?;
     let report = match perform(&mut lab, &arguments) {
         Ok(report) => report,
         Err(error) => {
@@ -93,7 +91,7 @@ fn perform(lab: &mut Lab, arguments: &Arguments) -> Result<Report> {
     })?;
     let mut report = Report {
         clock: options.clock,
-        hosts: "lab",
+        hosts: scene.lab.kind().name(),
         ..Report::default()
     };
     step("watching the client", || {

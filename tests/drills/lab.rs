@@ -4,7 +4,7 @@
 
 use crate::Drill;
 use anyhow::{Result, ensure};
-use rig::lab::{GUEST_INITRAMFS, Lab, Side};
+use rig::lab::{BUSYBOX, GUEST_INITRAMFS, Lab, Side};
 use rig::link::Direction;
 use rig::netns::{Namespace, address};
 use rig::observation::{Load, Order};
@@ -34,7 +34,15 @@ fn the_log_link_can_be_cut(lab: &Lab) -> Result<()> {
     let ping = |count: &str| -> Result<bool> {
         Ok(backup
             .exec(
-                &["ping", "-c", count, "-W", "1", address::PRIMARY_LOG],
+                &[
+                    BUSYBOX,
+                    "ping",
+                    "-c",
+                    count,
+                    "-W",
+                    "1",
+                    address::PRIMARY_LOG,
+                ],
                 LIMIT,
             )?
             .code
@@ -58,7 +66,7 @@ fn the_log_link_can_be_cut(lab: &Lab) -> Result<()> {
 /// The witness on the bare host: what a client sees of a pause and of a kill without a backup.
 fn a_client_sees_a_pause_and_a_kill(lab: &mut Lab) -> Result<()> {
     let agent = lab.host(Side::Primary).agent()?;
-    let extract = format!("cd /tmp && cpio -id {WITNESS_IN_GUEST} < {GUEST_INITRAMFS}");
+    let extract = format!("cd /tmp && {BUSYBOX} cpio -idu {WITNESS_IN_GUEST} < {GUEST_INITRAMFS}");
     agent.exec(&["sh", "-c", &extract], LIMIT)?.success()?;
     let guest = format!("{}/{}", address::GUEST, address::PREFIX);
     agent

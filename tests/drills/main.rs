@@ -84,9 +84,7 @@ fn run() -> Result<ExitCode> {
         Stage::Done(code) => return Ok(code),
         Stage::Inside(prepared) => prepared,
     };
-    let mut lab = progress::step("booting two hosts", || {
-        Lab::start(&prepared.images, &prepared.programs)
-    })?;
+    let mut lab = progress::step("booting two hosts", || Lab::start(&prepared))?;
     let mut outcomes = Vec::new();
     for drill in chosen {
         outcomes.push(run_one(drill, &mut lab));

@@ -1,6 +1,7 @@
 //! The lab's own promises: a host boots, obeys, freezes, dies, and its disk tells what it knew.
 
-use rig::host::{BOOT_LIMIT, Host, HostConfig, STATE_DIR};
+use rig::emulated_host::{EmulatedConfig, EmulatedHost};
+use rig::host::{BOOT_LIMIT, Host, STATE_DIR};
 use rig::images::Images;
 use rig::initramfs::{self, Contents};
 use rig::programs::agent_only;
@@ -24,7 +25,7 @@ fn a_host_boots_obeys_and_leaves_its_disk_behind() {
         files: &[],
     };
     initramfs::build(&initramfs, &contents).unwrap();
-    let config = HostConfig {
+    let config = EmulatedConfig {
         name: "lone".into(),
         memory_mib: 512,
         initramfs,
@@ -33,8 +34,9 @@ fn a_host_boots_obeys_and_leaves_its_disk_behind() {
         address: None,
         log_address: None,
     };
-    let mut host = Host::new(config, &images).unwrap();
-    let took = host.boot(BOOT_LIMIT).unwrap();
+    let mut host = EmulatedHost::new(config, &images).unwrap();
+    host.power_on().unwrap();
+    let took = host.wait_booted(BOOT_LIMIT).unwrap();
     println!("booted in {:.1} s", took.as_secs_f64());
     let agent = host.agent().unwrap().clone();
 

@@ -8,6 +8,7 @@ use rig_agent::{Answer, Operation, Reply, Request};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,6 +83,24 @@ impl Agent {
             to: Arc::new(Mutex::new(stream)),
             waiting,
             next_id: Arc::default(),
+        })
+    }
+
+    /// Connects as soon as the host that `process` runs listens at `socket`.
+    ///
+    /// # Errors
+    /// When the process ends first, or does not listen for 10 s.
+    pub fn connect_when_listening(socket: &Path, process: &mut Child) -> Result<Self> {
+        let limit = Duration::from_secs(10);
+        let what = format!("a listener at {}", socket.display());
+        crate::wait::until(&what, limit, Duration::from_millis(20), || {
+            if let Ok(agent) = Self::connect(socket) {
+                return Ok(Some(agent));
+            }
+            if let Some(status) = process.try_wait()? {
+                bail!("the host ended at once: {status}");
+            }
+            Ok(None)
         })
     }
 

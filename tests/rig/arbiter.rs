@@ -65,7 +65,7 @@ impl Arbiter {
         command
             .arg("arbiter")
             .args(["--listen", &format!("{}:{PORT}", address::ARBITER)]);
-        command.arg("--create").arg("--store").arg(self.store());
+        command.arg("--store").arg(self.store());
         if !self.store().exists() {
             command.arg("--create");
         }

@@ -143,6 +143,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 /// loses little of the log and nothing waits for the disk.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
+ln -s /bin/busybox /run/host/busybox
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -162,7 +163,7 @@ done
 hostname $rig_name
 echo 10 > /proc/sys/vm/dirty_writeback_centisecs
 echo 10 > /proc/sys/vm/dirty_expire_centisecs
-[ -b /dev/vda ] && mount -t ext4 -o noatime /dev/vda /var/lib/understudy
+[ -b /dev/vda ] && mount -t ext4 -o noatime /dev/vda /run/host/state
 ip link set lo up
 if [ -n \"$rig_address\" ]; then
   brctl addbr br0; brctl stp br0 off; brctl setfd br0 0

@@ -5,30 +5,53 @@
 //! boot again.
 
 use crate::arbiter::Arbiter;
-use crate::host::{BOOT_LIMIT, Host, HostConfig, Nic, STATE_DIR};
-use crate::images::Images;
-use crate::initramfs::{self, Contents};
-use crate::link::{DatagramPort, Link};
+use crate::host::{BOOT_LIMIT, Host, STATE_DIR};
+use crate::link::{Link, Port};
 use crate::netns::{Network, address};
-use crate::programs::Programs;
+use crate::prepare::Prepared;
 use anyhow::Result;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod emulated;
+mod namespaces;
+
+/// A host and the link's port to it.
+type Connected = (Box<dyn Host>, Arc<dyn Port>);
+
+/// What hosts are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKind {
+    /// QEMU processes with their own Linux.
+    Emulated,
+    /// Parts of this machine, whose KVM is fit.
+    Namespaces,
+}
+
+impl HostKind {
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Emulated => "lab",
+            Self::Namespaces => "kvm",
+        }
+    }
+}
+
 /// Where the product is in a host.
-pub const UNDERSTUDY: &str = "/bin/understudy";
+pub const UNDERSTUDY: &str = "/run/host/understudy";
+
+/// A busybox with all its applets, in a host.
+pub const BUSYBOX: &str = "/run/host/busybox";
 
 /// Where the guest's kernel is in a host.
-pub const GUEST_KERNEL: &str = "/images/guest-kernel";
+pub const GUEST_KERNEL: &str = "/run/host/guest-kernel";
 
 /// Where the guest's initramfs is in a host.
-pub const GUEST_INITRAMFS: &str = "/images/guest-initramfs";
-
-/// Memory of a host: the guest, its image twice over (the files and their copy in the initial file
-/// system) and the log.
-const HOST_MEMORY_MIB: u32 = 768;
+pub const GUEST_INITRAMFS: &str = "/run/host/guest-initramfs";
 
 /// One of the two hosts. The names say who starts in which role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,8 +116,9 @@ pub struct Lab {
     pub link: Link,
     /// The arbiter; not started.
     pub arbiter: Arbiter,
-    primary: Host,
-    backup: Host,
+    kind: HostKind,
+    primary: Box<dyn Host>,
+    backup: Box<dyn Host>,
 }
 
 impl Lab {
@@ -102,53 +126,21 @@ impl Lab {
     ///
     /// # Errors
     /// When anything of it fails.
-    pub fn start(images: &Images, programs: &Programs) -> Result<Self> {
+    pub fn start(prepared: &Prepared) -> Result<Self> {
         let network = Network::create()?;
-        let run_dir = network.run_dir().to_owned();
-        let initramfs = run_dir.join("host.cpio");
-        build_initramfs(&initramfs, images, programs)?;
-        let mut ports = Vec::new();
-        let mut hosts = Vec::new();
-        for side in Side::BOTH {
-            let dir = run_dir.join(side.name());
-            std::fs::create_dir_all(&dir)?;
-            let (nic, ours) = (dir.join("log-nic.sock"), dir.join("log-link.sock"));
-            ports.push(Arc::new(DatagramPort::bind(&ours, &nic)?));
-            let tap = network.add_tap(side.name())?;
-            let (service, log) = side.addresses();
-            let config = HostConfig {
-                name: side.name().into(),
-                memory_mib: HOST_MEMORY_MIB,
-                initramfs: initramfs.clone(),
-                dir,
-                nics: vec![
-                    Nic::Tap {
-                        name: tap,
-                        mac: side.mac(0),
-                    },
-                    Nic::Datagram {
-                        local: nic,
-                        remote: ours,
-                        mac: side.mac(1),
-                    },
-                ],
-                address: Some(format!("{service}/{}", address::PREFIX)),
-                log_address: Some(format!("{log}/{}", address::PREFIX)),
-            };
-            hosts.push(Host::new(config, images)?);
-        }
-        let (Some(backup_port), Some(primary_port)) = (ports.pop(), ports.pop()) else {
-            anyhow::bail!("two hosts have two ports");
+        let programs = &prepared.programs;
+        let arbiter = Arbiter::new(&programs.understudy, &network.run_dir().join("arbiter"))?;
+        let (primary, backup) = match prepared.hosts {
+            HostKind::Emulated => emulated::both(&network, prepared)?,
+            HostKind::Namespaces => namespaces::both(&network, prepared)?,
         };
-        let (Some(backup), Some(primary)) = (hosts.pop(), hosts.pop()) else {
-            anyhow::bail!("a lab has two hosts");
-        };
-        let link = Link::new(primary_port, backup_port, LINK_SEED)?;
-        let arbiter = Arbiter::new(&programs.understudy, &run_dir.join("arbiter"))?;
+        let link = Link::new(primary.1, backup.1, LINK_SEED)?;
+        let (kind, primary, backup) = (prepared.hosts, primary.0, backup.0);
         let mut lab = Self {
             network,
             link,
             arbiter,
+            kind,
             primary,
             backup,
         };
@@ -156,20 +148,26 @@ impl Lab {
         Ok(lab)
     }
 
+    /// What the hosts are.
+    #[must_use]
+    pub const fn kind(&self) -> HostKind {
+        self.kind
+    }
+
     /// A host.
     #[must_use]
-    pub const fn host(&self, side: Side) -> &Host {
+    pub fn host(&self, side: Side) -> &dyn Host {
         match side {
-            Side::Primary => &self.primary,
-            Side::Backup => &self.backup,
+            Side::Primary => &*self.primary,
+            Side::Backup => &*self.backup,
         }
     }
 
     /// A host, to kill or boot it.
-    pub const fn host_mut(&mut self, side: Side) -> &mut Host {
+    pub fn host_mut(&mut self, side: Side) -> &mut dyn Host {
         match side {
-            Side::Primary => &mut self.primary,
-            Side::Backup => &mut self.backup,
+            Side::Primary => &mut *self.primary,
+            Side::Backup => &mut *self.backup,
         }
     }
 
@@ -185,8 +183,8 @@ impl Lab {
             let host = self.host_mut(side);
             if host.is_on() {
                 host.resume()?;
-                // Everything that a drill started, and then its files.
-                let clean = format!("killall -9 understudy witness; rm -rf {STATE_DIR}/*; true");
+                host.stop_everything()?;
+                let clean = format!("rm -rf {STATE_DIR}/*");
                 host.agent()?
                     .exec(&["sh", "-c", &clean], CLEAN_LIMIT)?
                     .success()?;
@@ -221,24 +219,5 @@ impl Lab {
 /// Seed of the link's chances; a drill that impairs the link is repeatable as far as frames are.
 const LINK_SEED: u64 = 1;
 
-/// Time to stop everything in a host.
+/// Time to empty a host's disk.
 const CLEAN_LIMIT: Duration = Duration::from_secs(20);
-
-fn build_initramfs(to: &Path, images: &Images, programs: &Programs) -> Result<()> {
-    let files: Vec<(String, PathBuf, bool)> = vec![
-        (UNDERSTUDY.into(), programs.understudy.clone(), true),
-        (GUEST_KERNEL.into(), images.guest_kernel.clone(), false),
-        (
-            GUEST_INITRAMFS.into(),
-            images.guest_initramfs.clone(),
-            false,
-        ),
-    ];
-    let contents = Contents {
-        busybox: &images.busybox,
-        modules: &images.host_modules,
-        agent: &programs.agent,
-        files: &files,
-    };
-    initramfs::build(to, &contents)
-}

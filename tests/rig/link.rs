@@ -7,6 +7,7 @@
 //! `tc netem` would do this in the kernel, but many kernels lack it.
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use vmm::backend::tap::Tap;
 
 /// Longest frame: 64 KiB of payload and headers.
 const FRAME_BYTES_MAX: usize = 66_000;
@@ -43,7 +45,7 @@ pub trait Port: Send + Sync + 'static {
     fn send(&self, frame: &[u8]) -> io::Result<()>;
 }
 
-/// An emulator's datagram NIC as a port ([`crate::host::Nic::Datagram`]).
+/// An emulator's datagram NIC as a port ([`crate::emulated_host::Nic::Datagram`]).
 #[derive(Debug)]
 pub struct DatagramPort {
     receiver: UnixDatagram,
@@ -78,6 +80,39 @@ impl Port for DatagramPort {
 
     fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.sender.send_to(frame, &self.theirs).map(|_| ())
+    }
+}
+
+/// A TAP device as a port; the device may have moved to another network namespace.
+#[derive(Debug)]
+pub struct TapPort(Tap);
+
+impl TapPort {
+    /// Makes the TAP device `name` in this process's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn create(name: &str) -> Result<Self> {
+        Ok(Self(Tap::open(name)?))
+    }
+}
+
+impl Port for TapPort {
+    fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
+        let limit = Timespec::try_from(CHECK_INTERVAL).map_err(io::Error::other)?;
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit))?;
+        self.0
+            .receive(frame)?
+            .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let taken = self.0.send(frame)?;
+        if taken {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
     }
 }
 

@@ -100,6 +100,33 @@ impl Network {
         Ok(name)
     }
 
+    /// Makes the namespace `host-NAME` for a host that is a part of this machine: `eth0` on the
+    /// service bridge, joined to `tap0` by `br0`; `eth1` is the device `log_tap`, moved there.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn add_host(&self, name: &str, log_tap: &str, addresses: &HostAddresses) -> Result<()> {
+        let namespace = format!("host-{name}");
+        run(Command::new("ip").args(["netns", "add", &namespace]))?;
+        ip_batch(&format!(
+            "link add svc-{name} type veth peer name eth0 netns {namespace}\n\
+             link set svc-{name} master svc up\n\
+             link set {log_tap} netns {namespace} name eth1\n"
+        ))?;
+        let (HostAddresses { service, log }, prefix) = (addresses, address::PREFIX);
+        Namespace::named(&namespace).ip_batch(&format!(
+            "link set lo up\n\
+             link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
+             link set eth0 master br0 up\n\
+             tuntap add dev tap0 mode tap\n\
+             link set tap0 master br0 up\n\
+             addr add {service}/{prefix} dev br0\n\
+             link set br0 up\n\
+             addr add {log}/{prefix} dev eth1\n\
+             link set eth1 up\n"
+        ))
+    }
+
     /// Connects or disconnects one device of the service bridge (`svc-primary`, `svc-arbiter`, ...).
     ///
     /// # Errors
@@ -114,6 +141,15 @@ impl Network {
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
+}
+
+/// A host's addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct HostAddresses {
+    /// On the service network.
+    pub service: &'static str,
+    /// On the log link.
+    pub log: &'static str,
 }
 
 /// A named network namespace.

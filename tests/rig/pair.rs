@@ -12,13 +12,13 @@ use std::time::Duration;
 pub const VM: &str = "witness";
 
 /// Where the configuration is in a host; the same bytes in both.
-pub const CONFIG: &str = "/etc/understudy.toml";
+pub const CONFIG: &str = "/run/host/state/understudy.toml";
 
 /// Where the product writes what it has to say, on the evidence disk.
-pub const OUTPUT: &str = "/var/lib/understudy/understudy.out";
+pub const OUTPUT: &str = "/run/host/state/understudy.out";
 
 /// Directory of the log's segments, on the evidence disk.
-pub const LOG_DIR: &str = "/var/lib/understudy/log";
+pub const LOG_DIR: &str = "/run/host/state/log";
 
 /// Time for a status, on a machine that is busy.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ impl PairOptions {
              [clock]\n\
              kind = \"{clock}\"\n\
              [control]\n\
-             socket = \"/run/understudy.sock\"\n",
+             socket = \"/run/host/understudy.sock\"\n",
             address::PREFIX,
         )
     }

@@ -4,6 +4,7 @@
 //! with the project's own commands, so that `cargo xtask demo` works on a fresh checkout.
 
 use crate::images::Images;
+use crate::lab::HostKind;
 use crate::programs::{Programs, checkout};
 use crate::{client, isolation, progress, traffic};
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,8 @@ pub struct Prepared {
     pub images: Images,
     /// Static programs.
     pub programs: Programs,
+    /// What the hosts are to be.
+    pub hosts: HostKind,
 }
 
 /// Which process this is.
@@ -39,6 +42,7 @@ pub fn stage() -> Result<Stage> {
         return Ok(Stage::Inside(Box::new(Prepared {
             images: Images::load()?,
             programs: Programs::build()?,
+            hosts: host_kind()?,
         })));
     }
     build_images_if_missing()?;
@@ -87,4 +91,32 @@ fn build_images_if_missing() -> Result<()> {
         bail!("`cargo xtask images` failed");
     }
     Images::load().map(|_| ())
+}
+
+/// Says what hosts are to be: `lab` or `kvm`. Set by the user to force one.
+const HOSTS: &str = "UNDERSTUDY_HOSTS";
+
+fn host_kind() -> Result<HostKind> {
+    match std::env::var(HOSTS).as_deref() {
+        Ok("kvm") => Ok(HostKind::Namespaces),
+        Ok("lab") => Ok(HostKind::Emulated),
+        other => bail!("{HOSTS} must be `lab` or `kvm`, not {other:?}"),
+    }
+}
+
+/// The lab, unless the user or the product's own doctor says that this machine's KVM is fit.
+fn choose_hosts(understudy: &Path) -> HostKind {
+    if let Ok(kind) = host_kind() {
+        return kind;
+    }
+    let doctor = Command::new(understudy).args(["doctor", "--json"]).output();
+    let fit = doctor.is_ok_and(|output| {
+        let report = serde_json::from_slice::<serde_json::Value>(&output.stdout);
+        report.is_ok_and(|report| report["fit"] == serde_json::Value::Bool(true))
+    });
+    if fit {
+        HostKind::Namespaces
+    } else {
+        HostKind::Emulated
+    }
 }

@@ -1,19 +1,18 @@
 //! The agent: runs in an emulated host, does what the rig asks.
 //!
-//! Started by busybox init, which also reaps what it orphans. It opens the virtio-serial port named
-//! [`rig_agent::PORT_NAME`] and serves until the host dies; it never uses the network.
+//! In an emulated host it is started by busybox init, which also reaps what it orphans, opens the
+//! virtio-serial port named [`rig_agent::PORT_NAME`] and serves until the host dies. As
+//! `rig-agent --listen SOCKET` it serves a unix socket instead. It never uses the network.
 
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "polls a port that cannot be waited for"
-)]
 
 use rig_agent::{Answer, Operation, PAYLOAD_BYTES_MAX, PORT_NAME, Reply, Request};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,31 +26,48 @@ const RETRY: Duration = Duration::from_millis(20);
 const PIECE_BYTES: usize = 64 * 1024;
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let listen = match arguments.as_slice() {
+        [option, path] if option == "--listen" => Some(path),
+        _ => None,
+    };
     loop {
-        if let Err(error) = serve() {
+        let result = listen.map_or_else(serve_port, |path| serve_socket(path));
+        if let Err(error) = result {
             eprintln!("rig-agent: {error}");
         }
         pause();
     }
 }
 
-/// Neither the port's appearance nor the rig's coming back can be waited for: look again.
-fn pause() {
-    thread::park_timeout(RETRY);
+/// Serves requests over the virtio-serial port until the host dies.
+fn serve_port() -> io::Result<()> {
+    let port = open_port()?;
+    serve(PatientReader(port.try_clone()?), port)
 }
 
-/// Serves requests until the rig's end of the port closes.
-fn serve() -> io::Result<()> {
-    let port = open_port()?;
-    let mut from = PatientReader(port.try_clone()?);
+/// Serves one connection to a unix socket: for hosts that are parts of the rig's own machine.
+fn serve_socket(path: &str) -> io::Result<()> {
+    let _ = std::fs::remove_file(path);
+    let (stream, _) = UnixListener::bind(path)?.accept()?;
+    let stream = File::from(OwnedFd::from(stream));
+    serve(stream.try_clone()?, stream)
+}
+
+fn serve(mut from: impl Read, to: File) -> io::Result<()> {
     let agent = Agent {
-        to: Arc::new(Mutex::new(port)),
+        to: Arc::new(Mutex::new(to)),
         spawned: Arc::default(),
     };
     loop {
         let (request, payload) = rig_agent::read_frame::<Request>(&mut from)?;
         agent.handle(request, payload);
     }
+}
+
+/// Neither the port's appearance nor the rig's coming back can be waited for: look again.
+fn pause() {
+    thread::park_timeout(RETRY);
 }
 
 fn open_port() -> io::Result<File> {

@@ -1,0 +1,328 @@
+//! One emulated host: a QEMU process that can be booted, talked to, paused and killed.
+//!
+//! The emulator runs in a process group of its own; everything of one boot lies in the host's
+//! directory: `serial.log` (its console), `emulator.log`, `agent.sock`, and `disk.raw`, the ext4 disk
+//! that the host mounts at [`crate::host::STATE_DIR`]. The disk outlives a kill as a real one outlives a
+//! loss of power: what the host's kernel had written back (every tenth of a second) is there.
+//!
+//! Killing the emulator is the host losing power: nothing inside is told. Stopping it (SIGSTOP) is
+//! a host that freezes and may come back.
+
+use crate::agent::Agent;
+use crate::host::{Host, last_words, run_tool, tool};
+use crate::images::Images;
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Size of the evidence disk; the file is sparse.
+const DISK_MIB: u64 = 512;
+
+/// The processor that the lab emulates: AMD with SVM, and performance counters where the emulator
+/// is the patched one.
+const CPU_PATCHED: &str = "EPYC,+svm,+npt,+perfctr-core";
+const CPU_STOCK: &str = "EPYC,+svm,+npt";
+
+/// Options of a host's kernel. Without `no_timer_check` a host that gets little processor time while
+/// it boots counts too few timer ticks and panics in setup_IO_APIC; without `tsc=reliable` it may
+/// later take its clock for unstable for the same reason.
+const KERNEL_OPTIONS: &str =
+    "console=ttyS0 quiet panic=-1 nmi_watchdog=0 mitigations=off no_timer_check tsc=reliable";
+
+/// A network interface of a host, in the order eth0, eth1.
+#[derive(Debug, Clone)]
+pub enum Nic {
+    /// Attached to a TAP device of the namespace that the emulator runs in.
+    Tap {
+        /// The TAP's name.
+        name: String,
+        /// The interface's MAC address.
+        mac: String,
+    },
+    /// Frames travel as datagrams between two unix sockets; a [`crate::link::Link`] has the far end.
+    Datagram {
+        /// The emulator's socket.
+        local: PathBuf,
+        /// The link's socket.
+        remote: PathBuf,
+        /// The interface's MAC address.
+        mac: String,
+    },
+}
+
+/// What a host is made of.
+#[derive(Debug, Clone)]
+pub struct EmulatedConfig {
+    /// Its name, such as `primary`: also its directory and hostname.
+    pub name: String,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The initial file system (see [`crate::initramfs`]).
+    pub initramfs: PathBuf,
+    /// Directory for everything of this host.
+    pub dir: PathBuf,
+    /// Network interfaces.
+    pub nics: Vec<Nic>,
+    /// Address with prefix length on the service network, if it is connected.
+    pub address: Option<String>,
+    /// Address with prefix length on the log link, if it is connected.
+    pub log_address: Option<String>,
+}
+
+/// A host; it dies with this value.
+#[derive(Debug)]
+pub struct EmulatedHost {
+    config: EmulatedConfig,
+    images: Images,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    emulator: Child,
+    agent: Agent,
+    since: Instant,
+}
+
+impl EmulatedHost {
+    /// Prepares a host (its directory and an empty disk) without starting it.
+    ///
+    /// # Errors
+    /// When the directory or the disk cannot be made.
+    pub fn new(config: EmulatedConfig, images: &Images) -> Result<Self> {
+        std::fs::create_dir_all(&config.dir)?;
+        let host = Self {
+            config,
+            images: images.clone(),
+            running: None,
+        };
+        host.wipe_disk()?;
+        Ok(host)
+    }
+
+    fn running(&self) -> Result<&Running> {
+        self.running
+            .as_ref()
+            .with_context(|| format!("{} is off", self.config.name))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.running()?.emulator.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        Ok(kill_process_group(id.context("process id")?, signal)?)
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.config.dir.join("disk.raw")
+    }
+
+    fn arguments(&self, socket: &Path) -> Vec<String> {
+        let config = &self.config;
+        let mut append = format!("{KERNEL_OPTIONS} rig.name={}", config.name);
+        for (key, value) in [("address", &config.address), ("log", &config.log_address)] {
+            if let Some(value) = value {
+                append.push_str(&format!(" rig.{key}={value}"));
+            }
+        }
+        let cpu = if self.images.emulator_kind == "patched" {
+            CPU_PATCHED
+        } else {
+            CPU_STOCK
+        };
+        let serial = config.dir.join("serial.log");
+        let fixed = format!(
+            "-accel tcg -cpu {cpu} -M pc -smp 1 -display none -nodefaults -no-reboot \
+             -device virtio-serial-pci"
+        );
+        let mut arguments: Vec<String> = fixed.split_whitespace().map(String::from).collect();
+        let mut add = |option: &str, value: String| arguments.extend([option.into(), value]);
+        add("-m", config.memory_mib.to_string());
+        add("-kernel", self.images.host_kernel.display().to_string());
+        add("-initrd", config.initramfs.display().to_string());
+        add("-append", append);
+        add(
+            "-chardev",
+            format!("file,id=serial,append=on,path={}", serial.display()),
+        );
+        add("-serial", "chardev:serial".into());
+        add(
+            "-chardev",
+            format!(
+                "socket,id=agent,server=on,wait=off,path={}",
+                socket.display()
+            ),
+        );
+        add(
+            "-device",
+            format!("virtserialport,chardev=agent,name={}", rig_agent::PORT_NAME),
+        );
+        let disk = self.disk();
+        add(
+            "-drive",
+            format!(
+                "id=disk,if=none,format=raw,cache=unsafe,file={}",
+                disk.display()
+            ),
+        );
+        add("-device", "virtio-blk-pci,drive=disk".into());
+        for (number, nic) in config.nics.iter().enumerate() {
+            let (backend, mac) = nic_backend(number, nic);
+            add("-netdev", backend);
+            add(
+                "-device",
+                format!("virtio-net-pci,netdev=nic{number},mac={mac},romfile="),
+            );
+        }
+        arguments
+    }
+
+    fn last_words(&self, log: &str) -> String {
+        last_words(&self.config.dir.join(log))
+    }
+}
+
+impl Host for EmulatedHost {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn dir(&self) -> &Path {
+        &self.config.dir
+    }
+
+    fn wipe_disk(&self) -> Result<()> {
+        let disk = self.disk();
+        File::create(&disk)?.set_len(DISK_MIB << 20)?;
+        run_tool(
+            Command::new(tool("mke2fs"))
+                .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal"])
+                .args(["-E", "lazy_itable_init=1"])
+                .arg(disk),
+        )
+    }
+
+    fn power_on(&mut self) -> Result<()> {
+        if self.running.is_some() {
+            bail!("{} is on already", self.config.name);
+        }
+        let socket = self.config.dir.join("agent.sock");
+        let _ = std::fs::remove_file(&socket);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.config.dir.join("emulator.log"))?;
+        let mut command = Command::new(&self.images.emulator);
+        command.args(self.arguments(&socket));
+        let mut emulator = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.images.emulator.display()))?;
+        let since = crate::wait::now();
+        let agent = match Agent::connect_when_listening(&socket, &mut emulator) {
+            Ok(agent) => agent,
+            Err(error) => {
+                let _ = emulator.kill();
+                let _ = emulator.wait();
+                return Err(error.context(self.last_words("emulator.log")));
+            }
+        };
+        self.running = Some(Running {
+            emulator,
+            agent,
+            since,
+        });
+        Ok(())
+    }
+
+    fn wait_booted(&self, limit: Duration) -> Result<Duration> {
+        let running = self.running()?;
+        let left = limit.saturating_sub(running.since.elapsed());
+        running
+            .agent
+            .wait_ready(left)
+            .with_context(|| format!("{} did not boot", self.config.name))
+            .with_context(|| self.last_words("serial.log"))?;
+        Ok(running.since.elapsed())
+    }
+
+    fn agent(&self) -> Result<&Agent> {
+        Ok(&self.running()?.agent)
+    }
+
+    fn is_on(&mut self) -> bool {
+        match &mut self.running {
+            None => false,
+            Some(running) => matches!(running.emulator.try_wait(), Ok(None)),
+        }
+    }
+
+    fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn stop_everything(&self) -> Result<()> {
+        let all = "killall -9 understudy witness; true";
+        self.agent()?
+            .exec(&["sh", "-c", all], Duration::from_secs(20))?
+            .success()
+            .map(|_| ())
+    }
+
+    fn kill(&mut self) {
+        let _ = self.signal(Signal::KILL);
+        if let Some(mut running) = self.running.take() {
+            let _ = running.emulator.wait();
+        }
+    }
+
+    fn read_disk(&mut self, to: &Path) -> Result<()> {
+        if self.is_on() {
+            bail!(
+                "{} is on: its disk may change while it is read",
+                self.config.name
+            );
+        }
+        std::fs::create_dir_all(to)?;
+        let request = format!("rdump / {}", to.display());
+        run_tool(
+            Command::new(tool("debugfs"))
+                .args(["-R", &request])
+                .arg(self.disk()),
+        )
+    }
+}
+
+impl Drop for EmulatedHost {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn nic_backend(number: usize, nic: &Nic) -> (String, &str) {
+    match nic {
+        Nic::Tap { name, mac } => (
+            format!("tap,id=nic{number},ifname={name},script=no,downscript=no"),
+            mac,
+        ),
+        Nic::Datagram { local, remote, mac } => (
+            format!(
+                "dgram,id=nic{number},local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                local.display(),
+                remote.display()
+            ),
+            mac,
+        ),
+    }
+}

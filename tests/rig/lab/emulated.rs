@@ -1,0 +1,74 @@
+//! The two hosts of a lab as QEMU processes.
+
+use super::{Connected, GUEST_INITRAMFS, GUEST_KERNEL, Side, UNDERSTUDY};
+use crate::emulated_host::{EmulatedConfig, EmulatedHost, Nic};
+use crate::initramfs::{self, Contents};
+use crate::link::DatagramPort;
+use crate::netns::{Network, address};
+use crate::prepare::Prepared;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Memory of a host: the guest, its image twice over (the files and their copy in the initial file
+/// system) and the log.
+const HOST_MEMORY_MIB: u32 = 768;
+
+/// Both hosts, off, with their ends of the log link.
+pub(super) fn both(network: &Network, prepared: &Prepared) -> Result<(Connected, Connected)> {
+    let initramfs = network.run_dir().join("host.cpio");
+    build_initramfs(&initramfs, prepared)?;
+    let primary = one(network, prepared, &initramfs, Side::Primary)?;
+    Ok((primary, one(network, prepared, &initramfs, Side::Backup)?))
+}
+
+fn one(network: &Network, prepared: &Prepared, initramfs: &Path, side: Side) -> Result<Connected> {
+    let dir = network.run_dir().join(side.name());
+    std::fs::create_dir_all(&dir)?;
+    let (nic, ours) = (dir.join("log-nic.sock"), dir.join("log-link.sock"));
+    let port = Arc::new(DatagramPort::bind(&ours, &nic)?);
+    let tap = network.add_tap(side.name())?;
+    let (service, log) = side.addresses();
+    let config = EmulatedConfig {
+        name: side.name().into(),
+        memory_mib: HOST_MEMORY_MIB,
+        initramfs: initramfs.to_owned(),
+        dir,
+        nics: vec![
+            Nic::Tap {
+                name: tap,
+                mac: side.mac(0),
+            },
+            Nic::Datagram {
+                local: nic,
+                remote: ours,
+                mac: side.mac(1),
+            },
+        ],
+        address: Some(format!("{service}/{}", address::PREFIX)),
+        log_address: Some(format!("{log}/{}", address::PREFIX)),
+    };
+    Ok((Box::new(EmulatedHost::new(config, &prepared.images)?), port))
+}
+
+fn build_initramfs(to: &Path, prepared: &Prepared) -> Result<()> {
+    let Prepared {
+        images, programs, ..
+    } = prepared;
+    let files: Vec<(String, PathBuf, bool)> = vec![
+        (UNDERSTUDY.into(), programs.understudy.clone(), true),
+        (GUEST_KERNEL.into(), images.guest_kernel.clone(), false),
+        (
+            GUEST_INITRAMFS.into(),
+            images.guest_initramfs.clone(),
+            false,
+        ),
+    ];
+    let contents = Contents {
+        busybox: &images.busybox,
+        modules: &images.host_modules,
+        agent: &programs.agent,
+        files: &files,
+    };
+    initramfs::build(to, &contents)
+}
