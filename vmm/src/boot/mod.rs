@@ -18,6 +18,8 @@ mod entry;
 mod initramfs;
 pub mod load;
 pub mod payload;
+pub mod rewrite;
+pub mod scan;
 mod zero_page;
 
 use crate::machine::cpu_state::CpuState;
@@ -46,6 +48,9 @@ pub enum BootError {
     /// Not an ELF file that we can load.
     #[error("kernel image: {0}")]
     Elf(#[from] elf::ElfError),
+    /// Reads the time-stamp counter.
+    #[error("kernel image: {0}")]
+    TimeStamp(#[from] scan::TimeStampUse),
     /// Does not fit.
     #[error("kernel image: {0}")]
     Load(#[from] load::LoadError),
@@ -68,10 +73,10 @@ pub fn unpack(kernel: &[u8]) -> Result<Cow<'_, [u8]>, BootError> {
     Ok(payload::unpack(kernel)?)
 }
 
-/// Fills fresh (zero) guest memory and returns the state of the processor at the kernel's entry.
+/// Scans the kernel, fills fresh (zero) guest memory and returns the state of the processor at the kernel's entry.
 ///
 /// # Errors
-/// When an image is damaged or something does not fit.
+/// When an image is damaged, reads the time-stamp counter, or something does not fit.
 pub fn prepare(memory: &GuestMemoryMmap, source: &BootSource<'_>) -> Result<CpuState, BootError> {
     let vmlinux = unpack(source.kernel)?;
     prepare_vmlinux(memory, &vmlinux, source)
@@ -86,6 +91,7 @@ pub fn prepare_vmlinux(
     vmlinux: &[u8],
     source: &BootSource<'_>,
 ) -> Result<CpuState, BootError> {
+    scan::refuse(&scan::scan(vmlinux)?)?;
     let image = elf::Elf::parse(vmlinux)?;
     let kernel = load::load(memory, &image)?;
     let initramfs = initramfs::place(memory, source.initramfs, kernel.end)?;
