@@ -6,6 +6,7 @@ pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod devices;
+pub mod doctor;
 pub mod kvm;
 pub mod machine;
 pub mod replication;

@@ -214,14 +214,10 @@ fn scan_code(
 }
 
 fn next_candidate(code: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    loop {
-        at += code.get(at..)?.iter().position(|&byte| byte == 0x0f)?;
-        if Forbidden::at(code, at).is_some() {
-            return Some(at);
-        }
-        at += 1;
-    }
+    let tail = code.get(from..)?;
+    memchr::memchr_iter(0x0f, tail)
+        .map(|at| from + at)
+        .find(|&at| Forbidden::at(code, at).is_some())
 }
 
 /// A linear decode that remembers how far it is, so that a section without symbols is decoded once.
@@ -290,14 +286,7 @@ fn scan_for_vdso(section: &Section<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn find_elf(data: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    loop {
-        at += data.get(at..)?.iter().position(|&byte| byte == 0x7f)?;
-        if data[at..].starts_with(b"\x7fELF") {
-            return Some(at);
-        }
-        at += 1;
-    }
+    memchr::memmem::find(data.get(from..)?, b"\x7fELF").map(|at| from + at)
 }
 
 /// A 32-bit vDSO (CONFIG_IA32_EMULATION): not decoded, so that any match in it counts.

@@ -5,10 +5,10 @@
 //! and microcode. It is used for one thing only: to refuse a host that lacks a bit the model has.
 //!
 //! The model: x86-64 baseline with SSE3 to SSE4.2, POPCNT, CX16, LAHF (x86-64-v2). Deliberately
-//! absent: VME (of use in 16-bit code only), TSC, RDTSCP (time only moves by log records), APIC, x2APIC (8259 pair), XSAVE and all
-//! that needs it (XINUSE is set speculatively on some processors), RDRAND, RDSEED (entropy comes
-//! from records), the PMU, MONITOR/MWAIT, TSX, MCE/MCA/MTRR (host-dependent MSR banks), HTT and
-//! topology leaves.
+//! absent: TSC and RDTSCP (time only moves by log records), APIC and x2APIC (8259 pair), XSAVE and
+//! all that needs it (XINUSE is set speculatively on some processors), RDRAND and RDSEED (entropy
+//! comes from records), the PMU, MONITOR/MWAIT, TSX, MCE/MCA/MTRR (host-dependent MSR banks), HTT and
+//! topology leaves, VME (of use in 16-bit code only, and emulated hosts lack it).
 //!
 //! Vendor, family and model are those of AMD's first EPYC (17h, 01h). One constant for all hosts,
 //! because the vendor decides which MSRs, errata and patch-ups Linux uses; this one because the

@@ -43,6 +43,11 @@ impl Vm {
         Self::create(kvm, memory)
     }
 
+    /// Creates a VM without looking at the host's processor: for `doctor`, which reports it.
+    pub(crate) fn unchecked(memory: GuestMemoryMmap) -> Result<Self, KvmError> {
+        Self::create(open()?, memory)
+    }
+
     fn create(kvm: Kvm, memory: GuestMemoryMmap) -> Result<Self, KvmError> {
         let fd = call("KVM_CREATE_VM", kvm.create_vm())?;
         // Where KVM on Intel keeps three pages of its own, and one more for real mode.

@@ -35,6 +35,7 @@ const ROOMS: &[Room] = &[
     room("vmm", "replication", &["machine::input"]),
     room("vmm", "boot", &["machine::cpu_state", "machine::layout"]),
     room("vmm", "kvm", &["clock", "machine"]),
+    room("vmm", "doctor", &["clock", "kvm", "machine"]),
     room("vmm", "backend", &[]),
     room(
         "vmm",

@@ -1,0 +1,67 @@
+//! Is this host fit? Found out by running tiny guests and looking at what they do.
+//!
+//! Capabilities and version numbers are not trusted: a software KVM may offer all of them and still
+//! emulate ring 0 wrongly. Each probe runs a few hand-assembled instructions and compares
+//! everything it can see. A probe that fails says what was expected and what was found.
+//!
+//! Verdict: fit for the exit clock when no probe of the KVM section failed. The counters section
+//! tells whether the branch clock could be used; it does not weigh.
+//!
+//! Left out: networking, disks, the other host (the handshake compares those).
+
+mod counters;
+mod cpu_probes;
+mod exit_probes;
+mod interrupt_probes;
+mod report;
+mod tiny_guest;
+
+pub use report::{ProbeResult, Report, Verdict};
+
+use crate::kvm::KvmError;
+
+/// A probe: passes with evidence, or tells what is wrong.
+type Probe = (&'static str, fn() -> Result<Finding, KvmError>);
+
+/// What a probe found.
+enum Finding {
+    /// As it must be.
+    Good(String),
+    /// Works, but something is worth knowing.
+    Note(String),
+    /// Linux cannot run replicated here.
+    Bad(String),
+}
+
+/// All probes of the KVM section, simplest first.
+const PROBES: [Probe; 19] = [
+    ("cpu-model", cpu_probes::model_is_offered),
+    ("port-io", exit_probes::port_io),
+    ("memory-io", exit_probes::memory_io),
+    ("halt", exit_probes::halt),
+    ("kick", exit_probes::kick),
+    ("msr-filter", exit_probes::msr_filter),
+    ("cpuid-kernel", cpu_probes::cpuid_in_ring_0),
+    ("cpuid-user", cpu_probes::cpuid_in_ring_3),
+    ("kernel-instructions", cpu_probes::kernel_instructions),
+    ("syscall", cpu_probes::syscall),
+    ("tsd", cpu_probes::time_stamp_disable),
+    ("xsave-absent", cpu_probes::xsave_absent),
+    ("hidden-instructions", cpu_probes::hidden_instructions),
+    ("registers", cpu_probes::registers_round_trip),
+    ("single-step", interrupt_probes::single_step),
+    ("breakpoint", interrupt_probes::breakpoint),
+    ("interrupt", interrupt_probes::interrupt),
+    ("interrupt-window", interrupt_probes::window_is_exact),
+    ("exit-cost", exit_probes::exit_cost),
+];
+
+/// Runs every probe.
+#[must_use]
+pub fn examine() -> Report {
+    let kvm: Vec<ProbeResult> = PROBES
+        .iter()
+        .map(|(name, probe)| ProbeResult::of(name, probe()))
+        .collect();
+    Report::new(kvm, counters::examine())
+}

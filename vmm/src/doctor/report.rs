@@ -1,0 +1,178 @@
+//! The verdict as data, as text and as JSON.
+
+#![forbid(unsafe_code)]
+
+use super::Finding;
+use crate::kvm::KvmError;
+use crate::kvm::cpuid::CPU_MODEL;
+use serde::Serialize;
+use std::fmt;
+
+/// What a probe says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it must be.
+    Pass,
+    /// Works, but worth knowing.
+    Warn,
+    /// Linux cannot run replicated here.
+    Fail,
+}
+
+/// One probe's outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProbeResult {
+    /// Short name, stable.
+    pub name: &'static str,
+    /// Outcome.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub evidence: String,
+}
+
+impl ProbeResult {
+    pub(super) fn of(name: &'static str, outcome: Result<Finding, KvmError>) -> Self {
+        let (verdict, evidence) = match outcome {
+            Ok(Finding::Good(evidence)) => (Verdict::Pass, evidence),
+            Ok(Finding::Note(evidence)) => (Verdict::Warn, evidence),
+            Ok(Finding::Bad(evidence)) => (Verdict::Fail, evidence),
+            Err(error) => (Verdict::Fail, error.to_string()),
+        };
+        Self {
+            name,
+            verdict,
+            evidence,
+        }
+    }
+}
+
+/// Everything `doctor` found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Guest CPU model that was probed.
+    pub cpu_model: &'static str,
+    /// Whether a replicated Linux guest can run here on the exit clock.
+    pub fit_for_exit_clock: bool,
+    /// Whether the counters needed by the branch clock counted exactly.
+    pub counters_exact: bool,
+    /// Behaviour of KVM.
+    pub kvm: Vec<ProbeResult>,
+    /// Performance counters.
+    pub counters: Vec<ProbeResult>,
+}
+
+impl Report {
+    pub(super) fn new(kvm: Vec<ProbeResult>, counters: Vec<ProbeResult>) -> Self {
+        Self {
+            cpu_model: CPU_MODEL,
+            fit_for_exit_clock: kvm.iter().all(|probe| probe.verdict != Verdict::Fail),
+            counters_exact: counters.iter().all(|probe| probe.verdict == Verdict::Pass),
+            kvm,
+            counters,
+        }
+    }
+
+    /// Whether Linux can be run replicated on this host.
+    #[must_use]
+    pub const fn fit_for_linux(&self) -> bool {
+        self.fit_for_exit_clock
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "KVM behaviour", &self.kvm)?;
+        section(f, "Performance counters (branch clock)", &self.counters)?;
+        let failed = self
+            .kvm
+            .iter()
+            .filter(|p| p.verdict == Verdict::Fail)
+            .count();
+        if self.fit_for_exit_clock {
+            writeln!(
+                f,
+                "This host is fit for the exit clock, guest CPU model {}.",
+                self.cpu_model
+            )?;
+        } else {
+            let names: Vec<_> = self
+                .kvm
+                .iter()
+                .filter(|p| p.verdict == Verdict::Fail)
+                .map(|p| p.name)
+                .collect();
+            writeln!(
+                f,
+                "This host is NOT fit: {failed} of {} probes failed ({}). The lab's emulated hosts are.",
+                self.kvm.len(),
+                names.join(", ")
+            )?;
+        }
+        let counters = if self.counters_exact {
+            "exact"
+        } else {
+            "not usable"
+        };
+        writeln!(f, "Counters for the branch clock are {counters}.")
+    }
+}
+
+fn section(f: &mut fmt::Formatter<'_>, title: &str, probes: &[ProbeResult]) -> fmt::Result {
+    writeln!(f, "{title}")?;
+    for probe in probes {
+        let verdict = match probe.verdict {
+            Verdict::Pass => "pass",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        writeln!(f, "  {verdict}  {:<20} {}", probe.name, probe.evidence)?;
+    }
+    writeln!(f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(name: &'static str, verdict: Verdict) -> ProbeResult {
+        ProbeResult {
+            name,
+            verdict,
+            evidence: "seen".into(),
+        }
+    }
+
+    #[test]
+    fn one_failure_makes_a_host_unfit_a_warning_does_not() {
+        let good = Report::new(
+            vec![probe("a", Verdict::Pass), probe("b", Verdict::Warn)],
+            vec![],
+        );
+        assert!(good.fit_for_linux());
+        let bad = Report::new(
+            vec![probe("a", Verdict::Pass), probe("b", Verdict::Fail)],
+            vec![],
+        );
+        assert!(!bad.fit_for_linux());
+        let text = bad.to_string();
+        assert!(text.contains("NOT fit: 1 of 2 probes failed (b)"), "{text}");
+        assert!(text.contains("FAIL  b"), "{text}");
+    }
+
+    #[test]
+    fn counters_do_not_decide() {
+        let report = Report::new(vec![], vec![probe("counter", Verdict::Fail)]);
+        assert!(report.fit_for_linux());
+        assert!(!report.counters_exact);
+    }
+
+    #[test]
+    fn json_has_the_verdict_and_every_probe() {
+        let report = Report::new(vec![probe("a", Verdict::Fail)], vec![]);
+        let json = serde_json::to_value(&report).expect("plain data");
+        assert_eq!(json["fit_for_exit_clock"], false);
+        assert_eq!(json["kvm"][0]["verdict"], "fail");
+        assert_eq!(json["kvm"][0]["evidence"], "seen");
+    }
+}
