@@ -142,5 +142,7 @@ fn report(outcomes: &[Outcome], json: bool) -> Result<()> {
             println!("     {why}");
         }
     }
+    let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
+    println!("{passed} passed, {} failed", outcomes.len() - passed);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: builds and runs `rig-bench` of package `rig`.
 
-use crate::run::{Passthrough, rig_binary};
+use crate::run::{Needs, Passthrough, rig_binary};
 
 /// Hands `args` to `rig-bench`.
 pub(crate) fn run(args: &Passthrough) -> anyhow::Result<()> {
-    rig_binary("rig-bench", &args.args)
+    rig_binary("rig-bench", Needs::Lab, &args.args)
 }

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// The target whose toolchain links static programs.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// Arguments that are handed unchanged to the program behind a command.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(disable_help_flag = true)]
@@ -53,36 +56,63 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Builds a binary of package `rig` and runs it with `args`.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn rig_binary(binary: &str, args: &[String]) -> Result<()> {
-    run(&mut rig_command(binary, args)?)
+/// What a program of package `rig` needs before it can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Nothing.
+    Nothing,
+    /// The images, and the programs that run inside the hosts.
+    Lab,
 }
 
-/// Builds a binary of package `rig`; the command runs it with `args`.
+/// Makes what `binary` of package `rig` needs, builds it, and runs it with `args`.
 ///
-/// Running the program itself instead of `cargo run` leaves no cargo between it and Ctrl-C.
+/// # Errors
+/// As [`rig_command`], or if the program fails.
+pub(crate) fn rig_binary(binary: &str, needs: Needs, args: &[String]) -> Result<()> {
+    let only_asked = args
+        .iter()
+        .any(|arg| matches!(arg.as_str(), "--help" | "-h" | "--list"));
+    if needs == Needs::Lab && !only_asked {
+        crate::images::ensure()?;
+    }
+    run(&mut rig_command(binary, needs, args)?)
+}
+
+/// Builds `binary` of package `rig`; the command runs it with `args`.
+///
+/// It is linked statically and released, like the product that runs inside the emulated hosts, so
+/// that all of it is compiled once. Starting the program itself instead of `cargo run` leaves no
+/// cargo between it and Ctrl-C.
 ///
 /// # Errors
 /// If it does not build.
-pub(crate) fn rig_command(binary: &str, args: &[String]) -> Result<Command> {
-    run(cargo().args([
+pub(crate) fn rig_command(binary: &str, needs: Needs, args: &[String]) -> Result<Command> {
+    let target_dir = workspace_root().join("target/static");
+    let mut build = cargo();
+    build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    build.args([
         "build",
         "--locked",
         "--release",
-        "--package",
-        "rig",
-        "--bin",
-        binary,
-    ]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || workspace_root().join("target"),
-        |dir| workspace_root().join(dir),
-    );
-    let mut command = Command::new(target.join("release").join(binary));
+        "--target",
+        TARGET,
+        "--target-dir",
+    ]);
+    build
+        .arg(&target_dir)
+        .args(["--package", "rig", "--bin", binary]);
+    if needs == Needs::Lab {
+        build.args(["--package", "understudy-vmm", "--bin", "understudy"]);
+        build.args(["--package", "rig-agent", "--bin", "rig-agent"]);
+    }
+    run(&mut build)?;
+    let programs = target_dir.join(TARGET).join("release");
+    let mut command = Command::new(programs.join(binary));
     command.current_dir(workspace_root()).args(args);
+    if needs == Needs::Lab {
+        command.env("UNDERSTUDY_PROGRAMS", &programs);
+    }
     Ok(command)
 }
 

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use crate::run::{Passthrough, Tally, rig_command};
+use crate::run::{Needs, Passthrough, Tally, rig_command};
 use crate::{check, images};
 
 /// Seeds of the simulation in a normal run.
@@ -26,13 +26,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
     check::steps(&mut tally);
     tally.tests("simulation", || {
-        rig_command("sim", &["--seeds".into(), SIM_SEEDS.into()])
+        rig_command("sim", Needs::Nothing, &["--seeds".into(), SIM_SEEDS.into()])
     });
     if !args.quick && tally.step("images", || images::run(&images::Args::default())) {
         tally.tests("record and replay", || {
             crate::kvm::command(&Passthrough::default())
         });
-        tally.tests("drills", || rig_command("rig-drill", &[]));
+        tally.tests("drills", || rig_command("rig-drill", Needs::Lab, &[]));
     }
     tally.finish()
 }
