@@ -4,6 +4,7 @@
 //! or, with `--json`, as data; what happens meanwhile goes to standard error through `tracing`.
 
 mod arbiter;
+mod doctor;
 mod exit;
 mod guest;
 mod log;
@@ -50,6 +51,7 @@ enum Command {
     Stop(status::StopArguments),
     Replay(replay::Arguments),
     Arbiter(arbiter::Arguments),
+    Doctor(doctor::Arguments),
     #[command(subcommand)]
     Log(log::Command),
 }
@@ -66,6 +68,7 @@ impl Cli {
             Command::Stop(arguments) => status::stop(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Arbiter(arguments) => arbiter::run(arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Log(command) => log::run(&command),
         };
         match result {

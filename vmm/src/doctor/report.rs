@@ -52,8 +52,9 @@ impl ProbeResult {
 pub struct Report {
     /// Guest CPU model that was probed.
     pub cpu_model: &'static str,
-    /// Whether a replicated Linux guest can run here on the exit clock.
-    pub fit_for_exit_clock: bool,
+    /// Whether a replicated Linux guest can run here, on the exit clock at least. The key is read by
+    /// the rig.
+    pub fit: bool,
     /// Whether the counters needed by the branch clock counted exactly.
     pub counters_exact: bool,
     /// Behaviour of KVM.
@@ -66,7 +67,7 @@ impl Report {
     pub(super) fn new(kvm: Vec<ProbeResult>, counters: Vec<ProbeResult>) -> Self {
         Self {
             cpu_model: CPU_MODEL,
-            fit_for_exit_clock: kvm.iter().all(|probe| probe.verdict != Verdict::Fail),
+            fit: kvm.iter().all(|probe| probe.verdict != Verdict::Fail),
             counters_exact: counters.iter().all(|probe| probe.verdict == Verdict::Pass),
             kvm,
             counters,
@@ -76,7 +77,7 @@ impl Report {
     /// Whether Linux can be run replicated on this host.
     #[must_use]
     pub const fn fit_for_linux(&self) -> bool {
-        self.fit_for_exit_clock
+        self.fit
     }
 }
 
@@ -89,7 +90,7 @@ impl fmt::Display for Report {
             .iter()
             .filter(|p| p.verdict == Verdict::Fail)
             .count();
-        if self.fit_for_exit_clock {
+        if self.fit {
             writeln!(
                 f,
                 "This host is fit for the exit clock, guest CPU model {}.",
@@ -171,7 +172,7 @@ mod tests {
     fn json_has_the_verdict_and_every_probe() {
         let report = Report::new(vec![probe("a", Verdict::Fail)], vec![]);
         let json = serde_json::to_value(&report).expect("plain data");
-        assert_eq!(json["fit_for_exit_clock"], false);
+        assert_eq!(json["fit"], false);
         assert_eq!(json["kvm"][0]["verdict"], "fail");
         assert_eq!(json["kvm"][0]["evidence"], "seen");
     }
