@@ -56,7 +56,7 @@ enum Command {
     Kvm(run::Passthrough),
     /// Failure drills with real processes: all of them, or those named
     Drill(run::Passthrough),
-    /// Fuzz one decoder with cargo-fuzz (needs a nightly toolchain and cargo-fuzz)
+    /// Fuzz one decoder with cargo-fuzz (needs cargo-fuzz)
     Fuzz(fuzz::Args),
 }
 
