@@ -5,6 +5,7 @@
 mod arbiter_outage;
 mod failover;
 mod lab;
+mod record_replay;
 mod split_brain;
 
 use anyhow::{Result, bail};

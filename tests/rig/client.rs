@@ -169,7 +169,14 @@ impl Client {
     }
 
     fn may_send(&self) -> bool {
-        self.finishing.is_none() && self.sent_at.len() < self.load.window && self.sound()
+        self.finishing.is_none()
+            && self.sent_at.len() < self.load.window
+            && !self.all_sent()
+            && self.sound()
+    }
+
+    const fn all_sent(&self) -> bool {
+        self.load.requests_max > 0 && self.seen.sent >= self.load.requests_max
     }
 
     const fn sound(&self) -> bool {
@@ -219,12 +226,15 @@ impl Client {
     }
 
     fn lose_connection(&mut self, why: &str) {
+        self.ended = true;
+        if self.all_sent() && self.sent_at.is_empty() {
+            return;
+        }
         self.seen.same_connection = false;
         self.seen
             .fault
             .get_or_insert_with(|| format!("connection lost: {why}"));
         self.output.clear();
-        self.ended = true;
     }
 
     fn take_replies(&mut self) {

@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// Size of the evidence disk; the file is sparse.
 const DISK_MIB: u64 = 512;
 
+/// Processors of a host: one for the guest, one for everything that must not wait for it.
+const HOST_PROCESSORS: u32 = 2;
+
 /// The processor that the lab emulates: AMD with SVM, and performance counters where the emulator
 /// is the patched one.
 const CPU_PATCHED: &str = "EPYC,+svm,+npt,+perfctr-core";
@@ -136,7 +139,7 @@ impl EmulatedHost {
         };
         let serial = config.dir.join("serial.log");
         let fixed = format!(
-            "-accel tcg -cpu {cpu} -M pc -smp 1 -display none -nodefaults -no-reboot \
+            "-accel tcg -cpu {cpu} -M pc -smp {HOST_PROCESSORS} -display none -nodefaults -no-reboot \
              -device virtio-serial-pci"
         );
         let mut arguments: Vec<String> = fixed.split_whitespace().map(String::from).collect();

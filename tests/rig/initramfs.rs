@@ -107,7 +107,7 @@ pub fn build(to: &Path, contents: &Contents<'_>) -> Result<()> {
         "run",
         "bin",
         "etc",
-        "var/lib/understudy",
+        "run/host/state",
     ] {
         archive.directory(Path::new(directory))?;
     }

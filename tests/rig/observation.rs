@@ -13,6 +13,8 @@ pub struct Load {
     pub window: usize,
     /// Time between two requests, in microseconds; 0 sends as fast as the window allows.
     pub interval_us: u64,
+    /// Requests in all; 0 means no limit. A server that closes after the last answer is no fault.
+    pub requests_max: u64,
     /// Payload of every request, in bytes.
     pub payload_bytes: usize,
     /// How long to keep trying for the one connection, in milliseconds.
@@ -31,6 +33,7 @@ impl Default for Load {
             client: 1,
             window: 256,
             interval_us: 5_000,
+            requests_max: 0,
             payload_bytes: 32,
             connect_limit_ms: 60_000,
             drain_limit_ms: 20_000,

@@ -43,6 +43,8 @@ pub struct PairOptions {
     pub suspect_ms: u32,
     /// Longest time between two marks, in milliseconds.
     pub mark_ms: u32,
+    /// Compare all guest memory at every n-th mark; 0 means never.
+    pub memory_every: u32,
     /// Keep the log on the evidence disk.
     pub log: bool,
 }
@@ -57,6 +59,7 @@ impl Default for PairOptions {
             heartbeat_ms: 20,
             suspect_ms: SUSPECT_MS,
             mark_ms: 5,
+            memory_every: 0,
             log: true,
         }
     }
@@ -81,6 +84,7 @@ impl PairOptions {
             heartbeat_ms,
             suspect_ms,
             mark_ms,
+            memory_every,
             ..
         } = self;
         let (guest, channel, url) = (address::GUEST, address::PRIMARY_LOG, Arbiter::url());
@@ -112,6 +116,8 @@ impl PairOptions {
              {log}\
              [clock]\n\
              kind = \"{clock}\"\n\
+             [verify]\n\
+             memory_every = {memory_every}\n\
              [control]\n\
              socket = \"/run/host/understudy.sock\"\n",
             address::PREFIX,

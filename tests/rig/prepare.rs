@@ -38,6 +38,7 @@ pub enum Stage {
 /// When something cannot be built or this machine allows no isolation.
 pub fn stage() -> Result<Stage> {
     if isolation::is_inside() {
+        isolation::prefer_this_process();
         isolation::end_with_the_outside()?;
         return Ok(Stage::Inside(Box::new(Prepared {
             images: Images::load()?,

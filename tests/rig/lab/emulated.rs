@@ -2,12 +2,14 @@
 
 use super::{Connected, GUEST_INITRAMFS, GUEST_KERNEL, Side, UNDERSTUDY};
 use crate::emulated_host::{EmulatedConfig, EmulatedHost, Nic};
+use crate::host::run_tool;
 use crate::initramfs::{self, Contents};
 use crate::link::DatagramPort;
 use crate::netns::{Network, address};
 use crate::prepare::Prepared;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 /// Memory of a host: the guest, its image twice over (the files and their copy in the initial file
@@ -56,7 +58,7 @@ fn build_initramfs(to: &Path, prepared: &Prepared) -> Result<()> {
         images, programs, ..
     } = prepared;
     let files: Vec<(String, PathBuf, bool)> = vec![
-        (UNDERSTUDY.into(), programs.understudy.clone(), true),
+        (UNDERSTUDY.into(), understudy, true),
         (GUEST_KERNEL.into(), images.guest_kernel.clone(), false),
         (
             GUEST_INITRAMFS.into(),

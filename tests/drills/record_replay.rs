@@ -1,0 +1,133 @@
+//! One host, no backup: record a guest that does a bit of everything, replay it twice from disk.
+//!
+//! Every replay compares each record's execution point, register check and output digest with what
+//! happens, and the digests of all memory that the marks carry; two replays must also end alike. A
+//! flipped bit in the log must be found, and the message must say where.
+
+use crate::Drill;
+use anyhow::{Context, Result, bail, ensure};
+use rig::agent::Agent;
+use rig::lab::{Lab, Side, UNDERSTUDY};
+use rig::netns::Namespace;
+use rig::observation::{Load, Order};
+use rig::oracle::Oracle;
+use rig::pair::{Alone, CONFIG, LOG_DIR, PairOptions};
+use rig::wait::until;
+use serde::Deserialize;
+use std::time::Duration;
+
+pub(crate) const DRILLS: &[Drill] = &[Drill {
+    name: "record-replay",
+    shows: "boot, loops, sort, sleeps, 1000 requests, power-off; replayed twice, bit for bit",
+    run,
+}];
+
+const REQUESTS: u64 = 1_000;
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Status of `understudy replay` when the log is damaged.
+const DAMAGED: i32 = 8;
+
+/// What `understudy replay --json` answers, as far as it is compared.
+#[derive(Debug, PartialEq, Deserialize)]
+struct Report {
+    records: u64,
+    exits: u64,
+    memory_digests: u64,
+    end: Option<String>,
+    registers_digest: u64,
+    memory_digest: u64,
+    divergence: Option<String>,
+}
+
+fn run(lab: &mut Lab) -> Result<()> {
+    record(lab)?;
+    let agent = lab.host(Side::Primary).agent()?;
+    let (first, second) = (replay(agent)?, replay(agent)?);
+    ensure!(
+        first == second,
+        "two replays differ: {first:?} and {second:?}"
+    );
+    ensure!(
+        first.end.is_some(),
+        "the log does not say how the guest ended: {first:?}"
+    );
+    ensure!(
+        first.memory_digests > 0,
+        "no digest of memory was compared: {first:?}"
+    );
+    a_flipped_bit_is_found(agent)
+}
+
+fn record(lab: &Lab) -> Result<()> {
+    let options = PairOptions {
+        workload: "selftest".into(),
+        cmdline: format!("understudy.requests={REQUESTS}"),
+        memory_every: 200,
+        ..PairOptions::default()
+    };
+    let guest = Alone::start(lab, &options)?;
+    let load = Load {
+        window: 4,
+        interval_us: 0,
+        requests_max: REQUESTS,
+        ..Load::default()
+    };
+    let mut client = Oracle::start(&Namespace::named("client"), &load)?;
+    client.wait_connected()?;
+    until(
+        "all requests to be answered",
+        LIMIT,
+        Duration::from_millis(100),
+        || {
+            // The client ends by itself when the guest closes after the last answer.
+            let seen = client.order(&Order::Tell)?;
+            if let Some(fault) = seen.fault {
+                bail!("the client: {fault}");
+            }
+            Ok((seen.acknowledged == REQUESTS).then_some(()))
+        },
+    )?;
+    guest.wait_ended(lab, LIMIT)
+}
+
+fn replay(agent: &Agent) -> Result<Report> {
+    let argv = [UNDERSTUDY, "replay", "--json", "--config", CONFIG];
+    let done = agent
+        .exec(&argv, LIMIT)?
+        .success()
+        .context("the replay failed")?;
+    let report: Report = serde_json::from_slice(&done.stdout)?;
+    ensure!(
+        report.divergence.is_none(),
+        "the replay differs: {report:?}"
+    );
+    Ok(report)
+}
+
+fn a_flipped_bit_is_found(agent: &Agent) -> Result<()> {
+    let list = agent
+        .exec(&["sh", "-c", &format!("ls -S {LOG_DIR} | head -1")], LIMIT)?
+        .text();
+    let file = format!("{LOG_DIR}/{}", list.trim());
+    let bytes = agent.get(&file, usize::MAX)?;
+    let middle = bytes.len() / 2;
+    let flipped = bytes.get(middle).context("the log is empty")? ^ 0x10;
+    let write = format!("dd of={file} bs=1 seek={middle} conv=notrunc");
+    agent
+        .exec_streaming(&["sh", "-c", &write], &[flipped], LIMIT, &mut |_, _| {})?
+        .success()?;
+    let argv = [UNDERSTUDY, "replay", "--config", CONFIG];
+    let done = agent.exec(&argv, LIMIT)?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(
+        done.code == DAMAGED,
+        "a flipped bit ended with status {}: {said}",
+        done.code
+    );
+    ensure!(
+        said.contains(list.trim()),
+        "the damaged file is not named: {said}"
+    );
+    Ok(())
+}
