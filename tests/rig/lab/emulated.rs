@@ -53,10 +53,20 @@ fn one(network: &Network, prepared: &Prepared, initramfs: &Path, side: Side) -> 
     Ok((Box::new(EmulatedHost::new(config, &prepared.images)?), port))
 }
 
+/// The product without debug information, which is most of it: a host's memory is small.
+fn stripped(program: &Path, to: PathBuf) -> PathBuf {
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").arg(&to).arg(program);
+    if run_tool(&mut strip).is_ok() {
+        to
+    } else {
+        program.to_owned()
+    }
+}
+
 fn build_initramfs(to: &Path, prepared: &Prepared) -> Result<()> {
-    let Prepared {
-        images, programs, ..
-    } = prepared;
+    let (images, programs) = (&prepared.images, &prepared.programs);
+    let understudy = stripped(&programs.understudy, to.with_file_name("understudy"));
     let files: Vec<(String, PathBuf, bool)> = vec![
         (UNDERSTUDY.into(), understudy, true),
         (GUEST_KERNEL.into(), images.guest_kernel.clone(), false),
