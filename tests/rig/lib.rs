@@ -32,3 +32,6 @@ pub mod requirements;
 pub mod scene;
 pub mod traffic;
 pub mod wait;
+
+#[path = "../sim/mod.rs"]
+pub mod sim;

@@ -60,7 +60,8 @@ pub enum Offer {
     Input(Input),
     /// The next records of the log; used only while replaying.
     Records(Vec<Record>),
-    /// No more records will come: report [`Emitted::Drained`] once all are replayed.
+    /// No more records will come: report [`Emitted::Drained`] once all are replayed. Revoked by
+    /// further records.
     FinishLog,
     /// Become the recorder here, under this generation.
     GoLive {

@@ -76,11 +76,11 @@ impl Replayer {
         }
     }
 
-    /// Queues records. After [`Replayer::finish`] nothing more is taken: the log has ended.
+    /// Queues records. After [`Replayer::finish`] they revoke it: the primary was only suspected,
+    /// and is heard again. The node offers none once it has claimed.
     pub(super) fn accept(&mut self, now: HostTime, records: Vec<Record>) {
-        if self.finishing {
-            return;
-        }
+        self.finishing = false;
+        self.drained = false;
         if let Some(last) = records.last() {
             self.clock = Some((now, last.guest_time));
         }

@@ -1,0 +1,336 @@
+//! What must hold in every run, checked from outside the nodes.
+//!
+//! 1. One guest, at most one side that goes live or goes on alone, and only by the arbiter's grant.
+//! 2. A protected primary lets out only output whose record the backup has received; a side lets
+//!    output out in log order, each at most once.
+//! 3. Whatever either side ever let out is in the survivor's past, at the same log index.
+//! 4. Copies are equal: no divergence, and equal digests on arrival at equal exits.
+//! 5. When faults have ended, the guest serves its client on one side, unless every copy is gone.
+//! 6. While nothing is wrong nobody is suspected, and the arbiter is asked once, to start.
+
+use super::faults::RUN_END_NS;
+use std::collections::BTreeMap;
+use vmm::replication::node::HaltReason;
+use vmm::replication::role::Role;
+
+/// How long before the end the client must have been answered at the latest.
+const ANSWERED_NS_MAX: u64 = 500_000_000;
+
+/// Evidence about one run of one process.
+#[derive(Debug, Default)]
+pub struct Life {
+    /// Host and run, for messages.
+    pub name: String,
+    /// Output this copy produced, with the index of its record.
+    outputs: BTreeMap<Vec<u8>, u64>,
+    /// Output this copy let out.
+    released: Vec<(u64, Vec<u8>)>,
+    /// Records that reached this copy's memory.
+    pub received: u64,
+    /// First log index of its own, since it became the only one.
+    alone_from: Option<u64>,
+    /// Exits when it became the only one by going live.
+    pub live_exits: Option<usize>,
+    /// Log indices seen: the next one.
+    pub next_index: u64,
+    /// Its role now, or when it died.
+    pub role: Option<Role>,
+    /// Whether it ever had a part in the guest.
+    pub took_part: bool,
+    /// Lost power.
+    pub crashed: bool,
+    /// Why it halted.
+    pub halted: Option<HaltReason>,
+    /// Digests on arrival at exits.
+    pub trail: Vec<u64>,
+}
+
+impl Life {
+    fn is_dead(&self) -> bool {
+        self.crashed || self.halted == Some(HaltReason::Stopped)
+    }
+
+    fn is_live(&self) -> bool {
+        !self.crashed && matches!(self.role, Some(Role::Protected | Role::Solo))
+    }
+}
+
+/// All evidence of one simulation.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    /// Every process that ever ran.
+    pub lives: Vec<Life>,
+    /// Who was granted which generation.
+    pub grants: BTreeMap<u64, String>,
+    guests_started: u32,
+    /// Requests sent to the arbiter.
+    pub claims: u32,
+    /// Times a peer was suspected.
+    pub suspicions: u32,
+    /// Simulated time, told before every event of a node.
+    pub now: u64,
+    /// When the guest first ended.
+    pub ended_at: Option<u64>,
+}
+
+/// A broken invariant.
+pub type Violation = String;
+
+impl Invariants {
+    /// A process starts.
+    pub fn begin(&mut self, name: String) -> usize {
+        self.lives.push(Life {
+            name,
+            ..Life::default()
+        });
+        self.lives.len() - 1
+    }
+
+    /// A guest is made from nothing.
+    ///
+    /// # Errors
+    /// When there already was one.
+    pub fn guest_started(&mut self, life: usize) -> Result<(), Violation> {
+        self.guests_started += 1;
+        if self.guests_started > 1 {
+            return Err(format!("{} starts a second guest", self.lives[life].name));
+        }
+        Ok(())
+    }
+
+    /// The arbiter granted `generation`.
+    ///
+    /// # Errors
+    /// When somebody else already has it.
+    pub fn granted(&mut self, generation: u64, holder: &str) -> Result<(), Violation> {
+        let first = self
+            .grants
+            .entry(generation)
+            .or_insert_with(|| holder.to_owned());
+        if first != holder {
+            return Err(format!(
+                "generation {generation} granted to {first} and to {holder}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A copy produced output for record `index`.
+    pub fn produced(&mut self, life: usize, index: u64, bytes: &[u8]) {
+        self.lives[life].outputs.insert(bytes.to_vec(), index);
+    }
+
+    /// The role of a process after an event.
+    ///
+    /// # Errors
+    /// When it may not have become the only one.
+    pub fn role_is(&mut self, life: usize, role: Role) -> Result<(), Violation> {
+        let before = self.lives[life].role.replace(role);
+        if before == Some(role) {
+            return Ok(());
+        }
+        if matches!(role, Role::Protected | Role::Following) {
+            self.lives[life].took_part = true;
+        }
+        if role == Role::Ended {
+            self.ended_at.get_or_insert(self.now);
+        }
+        // A guest that had ended by then is over at once.
+        let claimed = matches!(before, Some(Role::Contested | Role::GoingLive));
+        if role != Role::Solo && !(role == Role::Ended && claimed) {
+            return Ok(());
+        }
+        let name = self.lives[life].name.clone();
+        if self.grants.values().next_back() != Some(&name) {
+            return Err(format!(
+                "{name} is alone, but the arbiter granted {:?}",
+                self.grants
+            ));
+        }
+        self.lives[life].alone_from = Some(self.lives[life].next_index);
+        for other in (0..self.lives.len()).filter(|other| *other != life) {
+            if self.lives[other].alone_from.is_some() {
+                return Err(format!(
+                    "{name} and {} were both alone",
+                    self.lives[other].name
+                ));
+            }
+            for (index, bytes) in &self.lives[other].released {
+                self.check_past(other, *index, bytes, life)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A process let output out. `backup_received`: records in the other side's memory.
+    ///
+    /// # Errors
+    /// When it should not have.
+    pub fn released(
+        &mut self,
+        life: usize,
+        bytes: &[u8],
+        backup_received: u64,
+    ) -> Result<(), Violation> {
+        let this = &self.lives[life];
+        let Some(index) = this.outputs.get(bytes).copied() else {
+            return Err(format!("{} let out what it never produced", this.name));
+        };
+        if this.released.last().is_some_and(|(last, _)| *last >= index) {
+            return Err(format!("{} let out record {index} out of order", this.name));
+        }
+        if this.alone_from.is_none() && index >= backup_received {
+            return Err(format!(
+                "{} let out record {index}, its backup has received {backup_received} ({:?})",
+                this.name, this.role
+            ));
+        }
+        for other in (0..self.lives.len()).filter(|other| *other != life) {
+            if self.lives[other].alone_from.is_some() {
+                self.check_past(life, index, bytes, other)?;
+            }
+        }
+        self.lives[life].released.push((index, bytes.to_vec()));
+        Ok(())
+    }
+
+    /// What `by` let out must be in the past of `survivor`, from before it was alone.
+    fn check_past(
+        &self,
+        by: usize,
+        index: u64,
+        bytes: &[u8],
+        survivor: usize,
+    ) -> Result<(), Violation> {
+        let (by, survivor) = (&self.lives[by], &self.lives[survivor]);
+        let known = survivor.outputs.get(bytes).copied();
+        let before = survivor.alone_from.is_none_or(|from| index < from);
+        if known == Some(index) && before {
+            return Ok(());
+        }
+        Err(format!(
+            "{} let out record {index}, which {} knows as {known:?}, alone from {:?}",
+            by.name, survivor.name, survivor.alone_from
+        ))
+    }
+
+    /// The run is over: copies must be equal, and somebody must serve.
+    ///
+    /// # Errors
+    /// With the first thing that is wrong.
+    pub fn finish(&self, calm: bool, answered_at: u64) -> Result<(), Violation> {
+        self.check_trails()?;
+        self.check_states()?;
+        self.check_service(answered_at)?;
+        if calm && (self.claims != 1 || self.suspicions != 0 || self.guests_started != 1) {
+            return Err(format!(
+                "nothing was wrong, yet: {} claims, {} suspicions, {} guests",
+                self.claims, self.suspicions, self.guests_started
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_trails(&self) -> Result<(), Violation> {
+        for (i, a) in self.lives.iter().enumerate() {
+            for b in &self.lives[i + 1..] {
+                let common = [
+                    Some(a.trail.len()),
+                    Some(b.trail.len()),
+                    a.live_exits,
+                    b.live_exits,
+                ]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(0);
+                if let Some(exit) = (0..common).find(|e| a.trail[*e] != b.trail[*e]) {
+                    return Err(format!(
+                        "{} and {} differ at exit {}",
+                        a.name,
+                        b.name,
+                        exit + 1
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// No side may be left in a state that only passes.
+    fn check_states(&self) -> Result<(), Violation> {
+        let up = || self.lives.iter().filter(|life| !life.crashed);
+        // Whoever hears of the guest's end later needs a moment.
+        let just_ended = self
+            .ended_at
+            .is_some_and(|at| at + ANSWERED_NS_MAX > RUN_END_NS);
+        if just_ended {
+            return Ok(());
+        }
+        for life in up() {
+            let partner = match life.role {
+                Some(Role::Protected) => Role::Following,
+                Some(Role::Following) => Role::Protected,
+                Some(Role::Starting | Role::Contested | Role::Finishing | Role::GoingLive) => {
+                    return Err(format!("{} is stuck: {:?}", life.name, life.role));
+                }
+                _ => continue,
+            };
+            if !up().any(|other| other.role == Some(partner)) {
+                return Err(format!("{} is {:?}, alone", life.name, life.role));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_service(&self, answered_at: u64) -> Result<(), Violation> {
+        if self.ended_at.is_some() {
+            return Ok(());
+        }
+        let live: Vec<_> = self.lives.iter().filter(|life| life.is_live()).collect();
+        match live[..] {
+            [] if self.nobody_could_serve() => Ok(()),
+            [] => Err(format!("nobody serves: {}", self.summary())),
+            [life] if answered_at + ANSWERED_NS_MAX < RUN_END_NS => Err(format!(
+                "{} is live, but the client was last answered at {} ms",
+                life.name,
+                answered_at / 1_000_000
+            )),
+            [_] => Ok(()),
+            _ => Err(format!("two sides are live: {}", self.summary())),
+        }
+    }
+
+    /// Whether every copy of the guest is gone for a good reason.
+    fn nobody_could_serve(&self) -> bool {
+        let last_holder_died = self.grants.values().next_back().is_some_and(|holder| {
+            self.lives
+                .iter()
+                .any(|life| &life.name == holder && life.is_dead())
+        });
+        let mut took_part = self.lives.iter().filter(|life| life.took_part).peekable();
+        if took_part.peek().is_none() {
+            return self.lives.iter().any(Life::is_dead);
+        }
+        took_part.all(|life| match &life.halted {
+            _ if life.is_dead() => true,
+            Some(HaltReason::NothingReceived) => true,
+            Some(HaltReason::Refused { .. }) => last_holder_died,
+            _ => false,
+        })
+    }
+
+    fn summary(&self) -> String {
+        let lives: Vec<_> = self
+            .lives
+            .iter()
+            .map(|l| {
+                format!(
+                    "{} {:?} crashed={} {:?}",
+                    l.name, l.role, l.crashed, l.halted
+                )
+            })
+            .collect();
+        format!("{lives:?}, grants {:?}", self.grants)
+    }
+}

@@ -1,0 +1,254 @@
+//! The world between the hosts: link, client, faults.
+
+use super::faults::{FAULTS_END_NS, Fault};
+use super::host::Host;
+use super::link::{Link, Parcel};
+use super::random::mix;
+use super::sabotage::Sabotage;
+use super::toy_cpu::encode_request;
+use super::world::{Event, World, holder};
+use logging_channel::message::Message;
+use logging_channel::record::OutputDevice;
+use vmm::replication::executor::{Input, Produced};
+use vmm::replication::node::NodeEvent;
+use vmm::replication::role::Role;
+
+/// The backup's runtime tries to connect this often.
+const CONNECT_NS: u64 = 20_000_000;
+/// The client repeats a request after this time.
+const REPEAT_NS: u64 = 60_000_000;
+
+impl World {
+    fn delay(&mut self) -> u64 {
+        let (by_ns, until) = self.slow;
+        let slow = if self.now < until { by_ns } else { 0 };
+        self.plan.delay_ns + self.random.range(0, 300_000) + slow
+    }
+
+    fn dispatch_parcel(&mut self, to: usize, parcel: Parcel) {
+        let delay = self.delay();
+        let Some(link) = &mut self.link else { return };
+        let (at, id) = (link.send(self.now, to, parcel, delay), link.id);
+        self.at(at, Event::Deliver(to, id));
+    }
+
+    pub(super) fn send(&mut self, from: usize, message: Message) {
+        if self.link.as_ref().is_some_and(|link| link.open[from]) {
+            self.dispatch_parcel(1 - from, Parcel::Message(Box::new(message)));
+        }
+    }
+
+    /// One end closes: it hears nothing more, the other learns of it after what was sent.
+    pub(super) fn close(&mut self, from: usize) {
+        let Some(link) = &mut self.link else { return };
+        if std::mem::take(&mut link.open[from]) {
+            self.dispatch_parcel(1 - from, Parcel::End);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, to: usize, id: u64) {
+        if self.now < self.partition_until {
+            let at = self.partition_until + self.plan.delay_ns;
+            return self.at(at, Event::Deliver(to, id));
+        }
+        let Some(link) = self.link.as_mut().filter(|link| link.id == id) else {
+            return;
+        };
+        let parcel = link.receive(to);
+        if !link.open[to] {
+            return;
+        }
+        match parcel {
+            Some(Parcel::Message(message)) => self.node(to, NodeEvent::PeerMessage(*message)),
+            Some(Parcel::End) => {
+                link.open[to] = false;
+                self.node(to, NodeEvent::PeerDisconnected);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn connect(&mut self) {
+        self.soon(CONNECT_NS, Event::Connect);
+        let ready = self.hosts.iter().all(|host| host.up && !host.paused);
+        let wanted = self.hosts[1].node.role() == Role::Joining;
+        let free = self
+            .link
+            .as_ref()
+            .is_none_or(|link| link.open == [false; 2]);
+        if !ready || !wanted || !free || self.now < self.partition_until {
+            return;
+        }
+        self.links_made += 1;
+        self.link = Some(Link::new(self.links_made));
+        self.node(0, NodeEvent::PeerConnected);
+        self.node(1, NodeEvent::PeerConnected);
+    }
+
+    /// The connection is gone for both ends, or only for those that can be told.
+    fn break_link(&mut self, told: [bool; 2]) {
+        for to in 0..2 {
+            let delay = self.delay();
+            let Some(link) = &mut self.link else { return };
+            if !told[to] {
+                continue;
+            }
+            link.cut(to, &mut self.random);
+            let (at, id) = (link.send(self.now, to, Parcel::End, delay), link.id);
+            self.at(at, Event::Deliver(to, id));
+        }
+    }
+
+    pub(super) fn release(&mut self, id: usize, output: Produced) {
+        let (life, other) = (self.hosts[id].life, self.hosts[1 - id].life);
+        let backup_received = match self.options.sabotage {
+            // Its backup may have been restarted since; what counts is what any backup held.
+            _ if id == 0 => self
+                .invariants
+                .lives
+                .iter()
+                .map(|l| l.received)
+                .max()
+                .unwrap_or(0),
+            _ => self.invariants.lives[other].received,
+        };
+        let checked = self
+            .invariants
+            .released(life, &output.bytes, backup_received);
+        self.check(checked);
+        if output.device == OutputDevice::Console {
+            return;
+        }
+        let lossy = self.now < FAULTS_END_NS && self.random.percent(self.plan.client_loss_percent);
+        if !lossy {
+            let delay = self.random.range(50_000, 500_000);
+            self.soon(delay, Event::ClientReceives(output.bytes));
+        }
+    }
+
+    pub(super) fn client_sends(&mut self, sequence: u64) {
+        if sequence != self.client.sequence {
+            return;
+        }
+        let input = Input::Packet {
+            device: 0,
+            bytes: encode_request(sequence),
+        };
+        for id in 0..2 {
+            if self.hosts[id].up && self.hosts[id].engine.is_some() {
+                let delay = self.random.range(50_000, 300_000);
+                self.soon(delay, Event::Input(id, self.hosts[id].run, input.clone()));
+            }
+        }
+        self.soon(REPEAT_NS, Event::ClientSends(sequence));
+    }
+
+    pub(super) fn client_receives(&mut self, bytes: &[u8]) {
+        match self.client.receive(self.now, bytes) {
+            Ok(true) => {
+                let think = self.random.range(0, 25_000_000);
+                self.soon(think, Event::ClientSends(self.client.sequence));
+            }
+            Ok(false) => {}
+            Err(violation) => self.check(Err(violation)),
+        }
+    }
+
+    pub(super) fn begin(&mut self, fault: Fault) {
+        self.trace(|_| format!("fault: {fault:?}"));
+        match fault {
+            Fault::Crash { host, told } => self.crash(host, told),
+            Fault::Restart { host } => self.restart(host),
+            Fault::Pause { host, for_ns } => {
+                if self.hosts[host].up && !self.hosts[host].paused {
+                    self.hosts[host].paused = true;
+                    self.soon(for_ns, Event::Resume(host, self.hosts[host].run));
+                }
+            }
+            Fault::Partition { for_ns } => {
+                self.partition_until = self.partition_until.max(self.now + for_ns);
+            }
+            Fault::Break => self.break_link([true; 2]),
+            Fault::Slow { by_ns, for_ns } => self.slow = (by_ns, self.now + for_ns),
+            Fault::ArbiterDown { for_ns } => {
+                self.arbiter_down_until = self.arbiter_down_until.max(self.now + for_ns);
+                if self.options.sabotage == Sabotage::ForgetGeneration {
+                    self.register = self.register_before.clone();
+                }
+            }
+            Fault::ArbiterUnreachable { host, for_ns } => {
+                let until = &mut self.arbiter_unreachable_until[host];
+                *until = (*until).max(self.now + for_ns);
+            }
+            Fault::Stop { host } => {
+                self.at(
+                    self.now,
+                    Event::Node(host, self.hosts[host].run, NodeEvent::OperatorStop),
+                );
+            }
+        }
+    }
+
+    fn crash(&mut self, id: usize, told: bool) {
+        if !std::mem::take(&mut self.hosts[id].up) {
+            return;
+        }
+        let life = self.hosts[id].life;
+        self.invariants.lives[life].crashed = true;
+        self.keep_trail(id);
+        if let Some(link) = &mut self.link {
+            link.open[id] = false;
+        }
+        if told {
+            let mut ends = [true; 2];
+            ends[id] = false;
+            self.break_link(ends);
+        }
+    }
+
+    fn restart(&mut self, id: usize) {
+        if self.hosts[id].up {
+            return;
+        }
+        let run = self.hosts[id].run + 1;
+        let name = holder(self.options, id, run);
+        let life = self.invariants.begin(name.clone());
+        let random = self.random.split();
+        self.hosts[id] = Host::new(id, run, life, name, &self.plan, random);
+        self.at(self.now, Event::Node(id, run, NodeEvent::Start));
+        // The first packet to the process that is no more is answered with a reset.
+        let mut ends = [true; 2];
+        ends[id] = false;
+        self.break_link(ends);
+    }
+
+    /// What waited happens now: each kind in its order, the kinds in any.
+    pub(super) fn resume(&mut self, id: usize, run: u64) {
+        if self.hosts[id].run != run || !self.hosts[id].up {
+            return;
+        }
+        self.trace(|_| format!("{} goes on", ["A", "B"][id]));
+        self.hosts[id].paused = false;
+        let salt = self.random.next();
+        for event in std::mem::take(&mut self.hosts[id].deferred) {
+            let kind = match event {
+                Event::Deliver(..) => 1,
+                Event::Tick(..) => 2,
+                Event::ClaimAnswered(..) => 3,
+                Event::Node(..) => 4,
+                _ => 5,
+            };
+            self.soon(mix(salt ^ kind) % 2_000_000, event);
+        }
+    }
+
+    pub(super) fn keep_trail(&mut self, id: usize) {
+        let host = &mut self.hosts[id];
+        if let Some(engine) = &mut host.engine {
+            let trail = std::mem::take(&mut engine.executor().trail);
+            if !trail.is_empty() {
+                self.invariants.lives[host.life].trail = trail;
+            }
+        }
+    }
+}

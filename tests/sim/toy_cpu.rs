@@ -1,0 +1,323 @@
+//! A toy deterministic processor with a toy guest: enough to record, replay and fail over.
+//!
+//! The guest serves one client: a request carries a sequence number, the guest counts it and folds
+//! it into a chain, and answers with both, once for each new number. Between requests it computes on
+//! a small memory, reads its clock, asks for entropy, writes to its console, arms a timer, halts.
+//! All of it is a function of the state and of the inputs: any byte that differs between two copies
+//! shows in every later digest.
+//!
+//! `trail` is the simulation's own evidence, independent of the engine's checks: a digest of the
+//! state on arrival at every exit.
+
+use super::random::mix;
+use logging_channel::execution_point::ExecutionPoint;
+use logging_channel::host_time::GuestTime;
+use logging_channel::record::{Digests, EndReason, OutputDevice};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use vmm::replication::executor::{Arrival, Executor, Input, Landing, Produced, Standing, Stretch};
+
+/// Guest time between two timer interrupts.
+const TIMER_US: u64 = 10_000;
+/// Frames that the guest has room for.
+const RECEIVE_FRAMES_MAX: usize = 8;
+
+/// What a client's answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's number.
+    pub sequence: u64,
+    /// Requests applied so far.
+    pub count: u64,
+    /// All of them folded together.
+    pub chain: u64,
+}
+
+/// The chain after request `sequence`.
+#[must_use]
+pub const fn fold(chain: u64, sequence: u64) -> u64 {
+    mix(chain ^ mix(sequence))
+}
+
+/// A request frame.
+#[must_use]
+pub fn encode_request(sequence: u64) -> Vec<u8> {
+    sequence.to_le_bytes().to_vec()
+}
+
+/// The words of a frame.
+fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes
+        .chunks_exact(8)
+        .map(|chunk| {
+            chunk
+                .iter()
+                .rev()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte))
+        })
+        .collect()
+}
+
+/// Reads an answer frame; `None` for anything else.
+#[must_use]
+pub fn decode_answer(bytes: &[u8]) -> Option<Answer> {
+    match words(bytes)[..] {
+        [sequence, count, chain, _unique] => Some(Answer {
+            sequence,
+            count,
+            chain,
+        }),
+        _ => None,
+    }
+}
+
+/// The toy.
+#[derive(Debug, Clone)]
+pub struct ToyCpu {
+    registers: u64,
+    memory: [u64; 16],
+    exits: u64,
+    guest_time: GuestTime,
+    deadline: GuestTime,
+    received: VecDeque<u64>,
+    wanted_entropy: usize,
+    sequence: u64,
+    chain: u64,
+    outputs: u64,
+    standing: Standing,
+    power_off_exit: u64,
+    /// The host ends the next stretch before its exit. No guest state.
+    pub kick_next: bool,
+    /// Digest of the state on arrival at exit 1, 2, ...
+    pub trail: Vec<u64>,
+}
+
+impl ToyCpu {
+    /// The guest at power-on; it powers itself off at exit `power_off_exit`.
+    #[must_use]
+    pub fn new(seed: u64, power_off_exit: u64) -> Self {
+        Self {
+            registers: mix(seed),
+            memory: std::array::from_fn(|i| mix(seed ^ i as u64)),
+            exits: 0,
+            guest_time: GuestTime::ZERO,
+            deadline: GuestTime::from_micros(TIMER_US),
+            received: VecDeque::new(),
+            wanted_entropy: 0,
+            sequence: 0,
+            chain: 0,
+            outputs: 0,
+            standing: Standing::Runnable,
+            power_off_exit,
+            kick_next: false,
+            trail: Vec::new(),
+        }
+    }
+
+    /// Synchronous exits so far.
+    #[must_use]
+    pub const fn exits(&self) -> u64 {
+        self.exits
+    }
+
+    fn devices_digest(&self) -> u64 {
+        let parts = [
+            self.guest_time.as_micros(),
+            self.deadline.as_micros(),
+            self.wanted_entropy as u64,
+            self.sequence,
+            self.chain,
+            self.outputs,
+            self.received.len() as u64,
+        ];
+        parts
+            .iter()
+            .chain(&self.received)
+            .fold(0, |digest, part| mix(digest ^ part))
+    }
+
+    fn memory_digest(&self) -> u64 {
+        self.memory
+            .iter()
+            .fold(1, |digest, word| mix(digest ^ word))
+    }
+
+    fn compute(&mut self) {
+        let place = (self.registers % 16) as usize;
+        self.registers =
+            mix(self.registers ^ self.memory[place] ^ self.guest_time.as_micros() ^ self.exits);
+        self.memory[(self.registers >> 8) as usize % 16] ^= self.registers;
+    }
+
+    fn serve(&mut self, sequence: u64, outputs: &mut Vec<Produced>) {
+        if sequence == self.sequence + 1 {
+            self.sequence = sequence;
+            self.chain = fold(self.chain, sequence);
+        }
+        // A repeated request is answered as before; one from the future would show a rollback.
+        let (count, chain) = (self.sequence, self.chain);
+        self.outputs += 1;
+        let answer = [sequence, count, chain, self.outputs];
+        let bytes = answer.iter().flat_map(|word| word.to_le_bytes()).collect();
+        outputs.push(Produced {
+            device: OutputDevice::Network(0),
+            bytes,
+        });
+    }
+
+    fn print(&mut self, outputs: &mut Vec<Produced>) {
+        self.outputs += 1;
+        let bytes = format!("line {} at exit {}\n", self.outputs, self.exits).into_bytes();
+        outputs.push(Produced {
+            device: OutputDevice::Console,
+            bytes,
+        });
+    }
+
+    fn next_standing(&self) -> Standing {
+        if self.exits >= self.power_off_exit {
+            Standing::Ended(EndReason::PowerOff)
+        } else if self.received.is_empty() && self.registers % 4 != 0 {
+            Standing::Halted
+        } else {
+            Standing::Runnable
+        }
+    }
+}
+
+impl Executor for ToyCpu {
+    type Error = Infallible;
+
+    fn point(&mut self) -> Result<ExecutionPoint, Infallible> {
+        let check = (self.registers & 0xffff) as u16;
+        Ok(ExecutionPoint::at_exit(self.exits, check))
+    }
+
+    fn digests(&mut self, with_memory: bool) -> Result<Digests, Infallible> {
+        Ok(Digests {
+            registers: self.registers,
+            devices: self.devices_digest(),
+            memory: with_memory.then(|| self.memory_digest()),
+        })
+    }
+
+    fn guest_time(&self) -> GuestTime {
+        self.guest_time
+    }
+
+    fn next_deadline(&self) -> Option<GuestTime> {
+        Some(self.deadline)
+    }
+
+    fn wanted_entropy(&self) -> usize {
+        self.wanted_entropy
+    }
+
+    fn accepts(&self, input: &Input) -> bool {
+        match input {
+            Input::Packet { .. } => self.received.len() < RECEIVE_FRAMES_MAX,
+            Input::Entropy(bytes) => bytes.len() == self.wanted_entropy,
+            Input::Timer | Input::Console(_) => true,
+        }
+    }
+
+    fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, Infallible> {
+        assert!(time >= self.guest_time, "guest time never goes backwards");
+        self.guest_time = time;
+        if self.deadline <= time {
+            self.registers = mix(self.registers ^ time.as_micros());
+            self.deadline = GuestTime::from_micros(time.as_micros() + TIMER_US);
+        }
+        match input {
+            Input::Timer => {}
+            Input::Console(bytes) => self.memory[0] ^= mix(bytes.len() as u64),
+            Input::Packet { bytes, .. } => self.received.extend(words(&bytes).first()),
+            Input::Entropy(bytes) => {
+                self.wanted_entropy = 0;
+                self.memory[1] = bytes
+                    .iter()
+                    .fold(0, |word, byte| mix(word ^ u64::from(*byte)));
+            }
+        }
+        if self.standing == Standing::Halted {
+            self.standing = Standing::Runnable;
+        }
+        Ok(self.standing)
+    }
+
+    fn run(&mut self, until: Option<Landing>) -> Result<Stretch, Infallible> {
+        let exits_only = matches!(until, None | Some(Landing::Anywhere));
+        assert!(exits_only, "the exit clock never lands between exits");
+        assert_eq!(
+            self.standing,
+            Standing::Runnable,
+            "only a runnable guest is entered"
+        );
+        let mut outputs = Vec::new();
+        if std::mem::take(&mut self.kick_next) {
+            return Ok(Stretch {
+                arrival: Arrival::Kicked,
+                outputs,
+                standing: self.standing,
+            });
+        }
+        self.exits += 1;
+        self.compute();
+        for _ in 0..2 {
+            if let Some(sequence) = self.received.pop_front() {
+                self.serve(sequence, &mut outputs);
+            }
+        }
+        if self.registers % 8 == 1 {
+            self.print(&mut outputs);
+        }
+        if self.registers % 64 == 2 {
+            self.wanted_entropy = 8;
+        }
+        self.standing = self.next_standing();
+        self.trail.push(mix(self.registers
+            ^ self.devices_digest()
+            ^ self.memory_digest()));
+        Ok(Stretch {
+            arrival: Arrival::Point,
+            outputs,
+            standing: self.standing,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_inputs_at_equal_points_give_equal_copies() {
+        let run = |flipped: u64| {
+            let mut cpu = ToyCpu::new(7, 1_000);
+            for round in 0..50 {
+                let time = GuestTime::from_micros(round * 3_000);
+                let bytes = encode_request(round + flipped * u64::from(round == 20));
+                cpu.apply(time, Input::Packet { device: 0, bytes })
+                    .expect("infallible");
+                cpu.run(None).expect("infallible");
+            }
+            cpu.trail
+        };
+        assert_eq!(run(0), run(0));
+        let (right, wrong) = (run(0), run(1));
+        assert_eq!(right[..20], wrong[..20]);
+        assert!(right.iter().zip(&wrong).skip(20).all(|(a, b)| a != b));
+    }
+
+    #[test]
+    fn a_kick_changes_no_guest_state() {
+        let mut kicked = ToyCpu::new(7, 1_000);
+        kicked.kick_next = true;
+        let stretch = kicked.run(None).expect("infallible");
+        assert_eq!(stretch.arrival, Arrival::Kicked);
+        kicked.run(None).expect("infallible");
+        let mut straight = ToyCpu::new(7, 1_000);
+        straight.run(None).expect("infallible");
+        assert_eq!(kicked.trail, straight.trail);
+    }
+}
