@@ -118,7 +118,7 @@ pub struct Log {
 /// Which execution clock is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockChoice {
-    /// The branch clock where `doctor` trusts it, else the exit clock.
+    /// The best clock that both hosts can be trusted with: for now the exit clock.
     Auto,
     /// The branch clock, or none.
     Branches,

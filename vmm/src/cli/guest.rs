@@ -214,7 +214,7 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
 pub(super) fn clock_of(config: &Config) -> ClockKind {
     match config.clock {
         ClockChoice::Branches => ClockKind::Branches,
-        // The branch clock only where it was proved exact, and nothing has proved it here yet.
+        // Both sides have to choose alike, and no proof of landings on this host is made yet.
         ClockChoice::Auto | ClockChoice::Exits => ClockKind::Exits,
     }
 }

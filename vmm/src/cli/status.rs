@@ -5,6 +5,7 @@
 use super::exit::{Exit, Failure};
 use super::unless_reader_left;
 use clap::Args;
+use serde::Deserialize as _;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -116,80 +117,74 @@ fn ask(path: &Path, request: Request) -> Result<Answer, Failure> {
 
 fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
     let of = |key: &str| document[key].as_str().unwrap_or("?").to_owned();
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "{name:<14} {value}");
-    };
-    line("vm", of("vm"));
-    line(
-        "started as",
-        format!("{} (process {})", of("part"), document["pid"]),
-    );
+    let started_as = format!("{} (process {})", of("part"), document["pid"]);
+    let mut facts = vec![("vm", of("vm")), ("started as", started_as)];
     if document["node"].is_null() {
-        line("state", "starting".into());
-        return Ok(text);
+        facts.push(("state", "starting".into()));
+    } else {
+        let node = NodeStatus::deserialize(&document["node"]).map_err(|error| {
+            let error = anyhow::Error::new(error).context("the status is of another version");
+            Failure::new(Exit::Failed, error).remedy("use --json, or the same program version")
+        })?;
+        facts.extend(facts_of(&node));
     }
-    let node: NodeStatus = serde_json::from_value(document["node"].clone()).map_err(|error| {
-        let error = anyhow::Error::new(error).context("the status is of another version");
-        Failure::new(Exit::Failed, error).remedy("use --json, or the same version of the program")
-    })?;
-    line("state", format!("{} ({:?})", node.title, node.role));
-    line(
-        "generation",
-        format!("{} as {}", node.generation, node.holder),
-    );
-    line(
-        "peer",
-        node.peer.clone().unwrap_or_else(|| "none yet".into()),
-    );
+    let mut text = String::new();
+    for (name, value) in facts {
+        let _ = writeln!(text, "{name:<14} {value}");
+    }
+    Ok(text)
+}
+
+fn facts_of(node: &NodeStatus) -> Vec<(&'static str, String)> {
     let link = match (node.linked, node.silence_ns) {
         (true, Some(silence)) => format!("up, last heard {:.1} ms ago", ms(silence)),
         (true, None) => "up".into(),
         (false, _) => "down".into(),
     };
-    line("link", link);
     let p = node.pointers;
-    line(
-        "log",
-        format!(
-            "recorded {} sent {} acknowledged {} received {} replayed {} released {}",
-            p.recorded, p.sent, p.acknowledged, p.received, p.replayed, p.released
+    let log = format!(
+        "recorded {} sent {} acknowledged {} received {} replayed {} released {}",
+        p.recorded, p.sent, p.acknowledged, p.received, p.replayed, p.released
+    );
+    let (lag, unacknowledged) = (ms(node.lag_ns), node.unacknowledged_bytes);
+    let unreplayed = node.unreplayed_bytes;
+    let lag =
+        format!("{lag:.1} ms, {unacknowledged} bytes unacknowledged, {unreplayed} unreplayed");
+    let c = node.counters;
+    let counters = format!(
+        "{} records, {} suspicions, {} claims, {} stalls, {} ignored messages",
+        c.records, c.suspicions, c.claims, c.stalls, c.ignored_messages
+    );
+    let mut facts = vec![
+        ("state", format!("{} ({:?})", node.title, node.role)),
+        (
+            "generation",
+            format!("{} as {}", node.generation, node.holder),
         ),
-    );
-    line(
-        "lag",
-        format!(
-            "{:.1} ms, {} bytes unacknowledged, {} unreplayed",
-            ms(node.lag_ns),
-            node.unacknowledged_bytes,
-            node.unreplayed_bytes
+        (
+            "peer",
+            node.peer.clone().unwrap_or_else(|| "none yet".into()),
         ),
-    );
-    line(
-        "output gate",
-        serde_json::to_string(&node.gate).unwrap_or_default(),
-    );
+        ("link", link),
+        ("log", log),
+        ("lag", lag),
+        (
+            "output gate",
+            serde_json::to_string(&node.gate).unwrap_or_default(),
+        ),
+        ("counters", counters),
+    ];
     if let Some(claim) = node.claim {
-        line(
+        let (new, expected, attempts) = (claim.new, claim.expected, claim.attempts);
+        facts.push((
             "claim",
-            format!(
-                "{} after {}, {} requests",
-                claim.new, claim.expected, claim.attempts
-            ),
-        );
+            format!("{new} after {expected}, {attempts} requests"),
+        ));
     }
     if let Some(reason) = &node.halted {
-        line("halted", reason.clone());
+        facts.push(("halted", reason.clone()));
     }
-    let c = node.counters;
-    line(
-        "counters",
-        format!(
-            "{} records, {} suspicions, {} claims, {} stalls, {} ignored messages",
-            c.records, c.suspicions, c.claims, c.stalls, c.ignored_messages
-        ),
-    );
-    Ok(text)
+    facts
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -32,6 +32,16 @@ struct Place {
     guest_time_us: u64,
 }
 
+impl Place {
+    fn text(&self) -> String {
+        let time = seconds(self.guest_time_us);
+        format!(
+            "record {} at exit {}, guest time {time:.6} s",
+            self.index, self.exits
+        )
+    }
+}
+
 impl From<&Record> for Place {
     fn from(record: &Record) -> Self {
         Self {
@@ -186,97 +196,96 @@ impl Report {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn text(&self) -> String {
         let mut text = String::new();
-        let mut line = |name: &str, value: String| {
+        for (name, value) in self.facts() {
             let _ = writeln!(text, "{name:<12} {value}");
-        };
-        line("log", self.directory.display().to_string());
-        line(
-            "vm",
-            self.vm
-                .clone()
-                .unwrap_or_else(|| "unknown: the Start record is not here".into()),
-        );
-        line(
-            "clock",
-            self.clock.clone().unwrap_or_else(|| "unknown".into()),
-        );
-        line(
-            "on disk",
-            format!(
-                "{} in {} segments, {} frames",
-                size(self.bytes),
-                self.segments,
-                self.frames
-            ),
-        );
-        let span = |place: &Option<Place>| {
-            place.as_ref().map_or_else(String::new, |place| {
-                let seconds = place.guest_time_us as f64 / 1e6;
-                format!(
-                    "record {} at exit {}, guest time {seconds:.6} s",
-                    place.index, place.exits
-                )
-            })
-        };
-        line("first", span(&self.first));
-        line("last", span(&self.last));
-        if let (Some(records), Some(bits)) = (self.records_per_s, self.bits_per_s) {
-            let seconds = self.guest_time_us as f64 / 1e6;
-            let mbit = bits / 1e6;
-            line(
-                "span",
-                format!("{seconds:.3} s of guest time: {records:.0} records/s, {mbit:.3} Mbit/s"),
-            );
         }
-        for generation in &self.generations {
-            let from = generation.from.index;
-            line(
-                "generation",
-                format!("{} from record {from}", generation.generation),
-            );
-        }
-        line(
-            "end",
-            self.end
-                .clone()
-                .unwrap_or_else(|| "open: the guest had not ended".into()),
-        );
-        let _ = writeln!(
-            text,
-            "\n{:<10} {:>10} {:>12} {:>10} {:>12}",
-            "kind", "records", "bytes", "each", "payload"
-        );
-        for (name, kind) in &self.kinds {
-            let _ = writeln!(
-                text,
-                "{name:<10} {:>10} {:>12} {:>10.2} {:>12}",
-                kind.records, kind.bytes, kind.bytes_per_record, kind.payload_bytes
-            );
-        }
-        let _ = writeln!(
-            text,
-            "{:<10} {:>10} {:>12}",
-            "overhead", "", self.overhead_bytes
-        );
-        let _ = writeln!(
-            text,
-            "{:<10} {:>10} {:>12}",
-            "all", self.records, self.bytes
-        );
+        text += &self.table();
         for hole in &self.holes {
             let word = if hole.torn { "torn" } else { "damaged" };
             let (file, offset, bytes) = (hole.file.display(), hole.offset, hole.bytes);
+            let what = &hole.what;
             let _ = writeln!(
                 text,
-                "\n{word}: {file} byte {offset}: {bytes} bytes left out: {}",
-                hole.what
+                "\n{word}: {file} byte {offset}: {bytes} bytes left out: {what}"
             );
         }
         text
     }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let unknown = || "unknown: the Start record is not here".to_owned();
+        let (segments, frames) = (self.segments, self.frames);
+        let mut facts = vec![
+            ("log", self.directory.display().to_string()),
+            ("vm", self.vm.clone().unwrap_or_else(unknown)),
+            ("clock", self.clock.clone().unwrap_or_else(unknown)),
+            (
+                "on disk",
+                format!(
+                    "{} in {segments} segments, {frames} frames",
+                    size(self.bytes)
+                ),
+            ),
+            (
+                "first",
+                self.first.as_ref().map_or_else(String::new, Place::text),
+            ),
+            (
+                "last",
+                self.last.as_ref().map_or_else(String::new, Place::text),
+            ),
+        ];
+        if let (Some(records), Some(bits)) = (self.records_per_s, self.bits_per_s) {
+            let (span, mbit) = (seconds(self.guest_time_us), bits / 1e6);
+            let span =
+                format!("{span:.3} s of guest time: {records:.0} records/s, {mbit:.3} Mbit/s");
+            facts.push(("span", span));
+        }
+        for Generation { generation, from } in &self.generations {
+            facts.push((
+                "generation",
+                format!("{generation} from record {}", from.index),
+            ));
+        }
+        let open = || "open: the guest had not ended".to_owned();
+        facts.push(("end", self.end.clone().unwrap_or_else(open)));
+        facts
+    }
+
+    fn table(&self) -> String {
+        let row = |name: &str, records: &str, bytes: &str, each: &str, payload: &str| {
+            let line = format!("{name:<10} {records:>10} {bytes:>12} {each:>10} {payload:>12}");
+            line.trim_end().to_owned() + "\n"
+        };
+        let mut text = "\n".to_owned() + &row("kind", "records", "bytes", "each", "payload");
+        for (name, kind) in &self.kinds {
+            let (records, bytes) = (kind.records.to_string(), kind.bytes.to_string());
+            let each = format!("{:.2}", kind.bytes_per_record);
+            text += &row(
+                name,
+                &records,
+                &bytes,
+                &each,
+                &kind.payload_bytes.to_string(),
+            );
+        }
+        text += &row("overhead", "", &self.overhead_bytes.to_string(), "", "");
+        text += &row(
+            "all",
+            &self.records.to_string(),
+            &self.bytes.to_string(),
+            "",
+            "",
+        );
+        text
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
