@@ -247,10 +247,9 @@ impl Host for EmulatedHost {
 
     fn wait_booted(&self, limit: Duration) -> Result<Duration> {
         let running = self.running()?;
-        let left = limit.saturating_sub(running.since.elapsed());
         running
             .agent
-            .wait_ready(left)
+            .wait_ready(limit)
             .with_context(|| format!("{} did not boot", self.config.name))
             .with_context(|| self.last_words("serial.log"))?;
         Ok(running.since.elapsed())

@@ -166,7 +166,7 @@ echo 10 > /proc/sys/vm/dirty_expire_centisecs
 [ -b /dev/vda ] && mount -t ext4 -o noatime /dev/vda /run/host/state
 ip link set lo up
 if [ -n \"$rig_address\" ]; then
-  brctl addbr br0; brctl stp br0 off; brctl setfd br0 0
+  brctl addbr br0
   ip link set eth0 up promisc on; brctl addif br0 eth0
   tunctl -t tap0 >/dev/null
   ip link set tap0 up; brctl addif br0 tap0

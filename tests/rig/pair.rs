@@ -67,7 +67,7 @@ impl Default for PairOptions {
 
 /// Two emulated hosts, a client and the rig share few processors: a host may get none for longer
 /// than the product's default of 120 ms without being dead.
-const SUSPECT_MS: u32 = 200;
+const SUSPECT_MS: u32 = 500;
 
 impl PairOptions {
     /// The configuration file.
