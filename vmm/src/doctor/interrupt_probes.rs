@@ -6,6 +6,7 @@ use crate::kvm::KvmError;
 use crate::kvm::exit::BadExit;
 use crate::kvm::vcpu::{Debugging, RunOutcome};
 use crate::machine::exit::VmExit;
+use std::sync::mpsc::TryRecvError;
 
 /// Windows asked for by [`window_is_exact`]: a flaw seen on an emulated host came once in about
 /// two thousand.
@@ -113,6 +114,60 @@ pub(super) fn interrupt() -> Result<Finding, KvmError> {
             ))
         },
     )
+}
+
+/// No interrupt is lost or doubled when kicks keep throwing the guest out while it is delivered.
+pub(super) fn interrupt_under_kicks() -> Result<Finding, KvmError> {
+    /// Interrupts.
+    const ROUNDS: u32 = 300;
+    // sti; hlt; jmp to the hlt
+    let mut guest = TinyGuest::new(&[0xfb, 0xf4, 0xeb, 0xfd], Ring::Kernel)?;
+    let kicker = guest.cpu.kicker();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
+            kicker.kick();
+            std::thread::yield_now();
+        }
+    });
+    let outcome = under_kicks(&mut guest, ROUNDS);
+    drop(done);
+    let joined = thread.join().is_ok();
+    let (wrong, kicks) = outcome?;
+    Ok(match wrong {
+        None if joined => Finding::Good(format!("{ROUNDS} interrupts arrived among {kicks} kicks")),
+        None => Finding::Note("the kicking thread failed".into()),
+        Some(wrong) => Finding::Bad(wrong),
+    })
+}
+
+fn under_kicks(guest: &mut TinyGuest, rounds: u32) -> Result<(Option<String>, u64), KvmError> {
+    let mut kicks = 0;
+    let mut exit = |guest: &mut TinyGuest| loop {
+        match guest.cpu.run()? {
+            RunOutcome::Exit(exit) => return Ok::<_, KvmError>(exit),
+            RunOutcome::Kicked | RunOutcome::Debug { .. } => kicks += 1,
+        }
+    };
+    for round in 0..rounds {
+        let halt = exit(guest)?;
+        if halt != VmExit::Halt || !guest.cpu.can_inject() {
+            return Ok((
+                Some(format!("{halt:x?} instead of HLT before interrupt {round}")),
+                kicks,
+            ));
+        }
+        guest.cpu.inject(VECTOR)?;
+        let handler = exit(guest)?;
+        let port = VECTOR_PORT + u16::from(VECTOR);
+        if !matches!(handler, VmExit::PortWrite { port: seen, .. } if seen == port) {
+            return Ok((
+                Some(format!("interrupt {round} led to {handler:x?}")),
+                kicks,
+            ));
+        }
+    }
+    Ok((None, kicks))
 }
 
 /// A requested interrupt window opens right behind the shadow of STI, every time.

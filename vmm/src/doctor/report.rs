@@ -127,7 +127,7 @@ fn section(f: &mut fmt::Formatter<'_>, title: &str, probes: &[ProbeResult]) -> f
             Verdict::Warn => "warn",
             Verdict::Fail => "FAIL",
         };
-        writeln!(f, "  {verdict}  {:<20} {}", probe.name, probe.evidence)?;
+        writeln!(f, "  {verdict}  {:<22} {}", probe.name, probe.evidence)?;
     }
     writeln!(f)
 }
