@@ -100,6 +100,14 @@ impl Serial {
         RECEIVE_BYTES_MAX.saturating_sub(self.state.received.len())
     }
 
+    /// Whether `length` bytes of input can be applied now; if not, they should wait. While the guest
+    /// does not ask for received data, input that does not fit is accepted, to be lost as on a
+    /// port that nobody has opened: what waits behind it must not wait for ever.
+    #[must_use]
+    pub fn accepts(&self, length: usize) -> bool {
+        length <= self.room() || self.state.ier & IER_RECEIVED == 0
+    }
+
     /// Input arrives. Bytes beyond [`Serial::room`] are lost and counted.
     pub fn receive(&mut self, bytes: &[u8], ctx: &mut DeviceContext<'_>) {
         let taken = bytes.len().min(self.room());
@@ -376,6 +384,17 @@ mod tests {
         port.receive(&[7; RECEIVE_BYTES_MAX + 3], &mut bench.ctx());
         assert_eq!(port.room(), 0);
         assert_eq!(port.misuse().dropped_receive, 3);
+    }
+
+    #[test]
+    fn input_waits_only_for_a_guest_that_wants_it() {
+        let (mut port, mut bench) = (Serial::new(4), Bench::new());
+        port.receive(&[7; RECEIVE_BYTES_MAX], &mut bench.ctx());
+        assert!(port.accepts(1), "nobody has opened the port");
+        write(&mut port, &mut bench, 1, IER_RECEIVED);
+        assert!(!port.accepts(1));
+        read(&mut port, &mut bench, 0);
+        assert!(port.accepts(1));
     }
 
     #[test]

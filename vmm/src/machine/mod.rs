@@ -212,13 +212,13 @@ impl Machine {
         effects
     }
 
-    /// Whether `input` can be applied now; if not, it should wait. Packets that nobody will ever take
-    /// are accepted, to be dropped and counted.
+    /// Whether `input` can be applied now; if not, it should wait. Packets and console bytes that
+    /// nobody takes are accepted, to be dropped and counted.
     #[must_use]
     pub fn accepts(&self, input: &Input) -> bool {
         match input {
             Input::Timer => true,
-            Input::Console(bytes) => bytes.len() <= self.chips.serial.room(),
+            Input::Console(bytes) => self.chips.serial.accepts(bytes.len()),
             Input::Packet { device: 0, .. } => self.chips.net.can_receive(&self.memory),
             Input::Packet { .. } => false,
             Input::Entropy(_) => self.wanted_entropy() > 0,

@@ -11,7 +11,7 @@
 
 use logging_channel::host_time::GuestTime;
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
 /// MSR_KVM_WALL_CLOCK_NEW: a write fills the wall clock page at the address written.
 pub const MSR_WALL_CLOCK: u32 = 0x4b56_4d00;
@@ -53,6 +53,13 @@ impl PvClock {
             system_time_msr: 0,
             version: 0,
         }
+    }
+
+    /// Whether the system time page, if enabled, lies in `memory`: what a saved state must show.
+    #[must_use]
+    pub fn fits(&self, memory: &GuestMemoryMmap) -> bool {
+        self.system_time_msr & ENABLED == 0
+            || is_writable(memory, self.system_time_msr & !ENABLED, PAGE_BYTES)
     }
 
     /// What a read of `index` returns, if it is one of the two.
@@ -119,14 +126,19 @@ impl PvClock {
     }
 }
 
+fn is_writable(memory: &GuestMemoryMmap, gpa: u64, length: usize) -> bool {
+    gpa.is_multiple_of(ALIGNMENT)
+        && memory.check_range(GuestAddress(gpa), length, Permissions::Write)
+}
+
 /// Writes `bytes` at `gpa`, all or nothing.
 fn store(memory: &GuestMemoryMmap, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
-    use vm_memory::{GuestMemory, Permissions};
-    let at = GuestAddress(gpa);
-    if !gpa.is_multiple_of(ALIGNMENT) || !memory.check_range(at, bytes.len(), Permissions::Write) {
+    if !is_writable(memory, gpa, bytes.len()) {
         return Err(BadAddress);
     }
-    memory.write_slice(bytes, at).map_err(|_| BadAddress)
+    memory
+        .write_slice(bytes, GuestAddress(gpa))
+        .map_err(|_| BadAddress)
 }
 
 #[cfg(test)]

@@ -120,6 +120,13 @@ impl Machine {
         self.chips.reset.restore(&state.reset)?;
         self.chips.net.restore(&state.net)?;
         self.chips.rng.restore(&state.rng)?;
+        if !state.clock.fits(&self.memory) {
+            return Err(RestoreError {
+                device: "clock",
+                field: "system_time_msr",
+                found: format!("{:?}", state.clock),
+            });
+        }
         self.irq.import(state.irq);
         self.clock = state.clock.clone();
         self.now = state.now;

@@ -172,6 +172,20 @@ fn packets_without_a_driver_are_dropped() {
 }
 
 #[test]
+fn a_clock_page_outside_memory_is_not_restored() {
+    let mut ours = machine();
+    let enable = VmExit::MsrWrite {
+        index: pvclock::MSR_SYSTEM_TIME,
+        value: MEMORY_BYTES as u64 - 0xfff,
+    };
+    assert_eq!(ours.handle(&enable).answer, Answer::None);
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES / 2)]);
+    let mut smaller = Machine::new(&CONFIG, memory.expect("a small mapping"));
+    let refused = smaller.restore(&ours.save()).expect_err("no such page");
+    assert_eq!(refused.device, "clock");
+}
+
+#[test]
 fn a_difference_is_named() {
     let (ours, mut theirs) = (machine(), machine());
     assert_eq!(ours.digest().combined(), theirs.digest().combined());
