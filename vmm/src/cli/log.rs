@@ -7,6 +7,8 @@
 
 mod list;
 mod stat;
+#[cfg(test)]
+mod tests;
 
 use super::exit::{Exit, Failure};
 use super::unless_reader_left;

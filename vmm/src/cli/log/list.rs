@@ -33,9 +33,16 @@ struct Between {
 
 pub(super) fn run(arguments: &ListArguments) -> Result<Damage, Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
-    let damage = walk(&arguments.dir, |item| write_item(&mut out, arguments, item))?;
+    let damage = write_log(&mut out, arguments)?;
     super::unless_reader_left(out.flush())?;
     Ok(damage)
+}
+
+pub(super) fn write_log(
+    out: &mut impl Write,
+    arguments: &ListArguments,
+) -> Result<Damage, Failure> {
+    walk(&arguments.dir, |item| write_item(out, arguments, item))
 }
 
 fn write_item(out: &mut impl Write, arguments: &ListArguments, item: &Salvaged) -> io::Result<()> {

@@ -61,7 +61,7 @@ struct Generation {
 
 /// The report.
 #[derive(Debug, Default, Serialize)]
-struct Report {
+pub(super) struct Report {
     directory: PathBuf,
     vm: Option<String>,
     clock: Option<String>,
@@ -87,18 +87,7 @@ struct Report {
 }
 
 pub(super) fn run(arguments: &StatArguments) -> Result<Damage, Failure> {
-    let mut report = Report {
-        directory: arguments.dir.clone(),
-        ..Report::default()
-    };
-    let damage = walk(&arguments.dir, |item| {
-        match item {
-            Salvaged::Frame(frame) => report.add_frame(frame),
-            Salvaged::LeftOut(left_out) => report.add_hole(left_out.into()),
-        }
-        Ok(())
-    })?;
-    report.conclude();
+    let (report, damage) = gather(&arguments.dir)?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&report);
         let text = text.map_err(|error| Failure::new(super::Exit::Failed, error))?;
@@ -107,6 +96,22 @@ pub(super) fn run(arguments: &StatArguments) -> Result<Damage, Failure> {
         print(&report.text())?;
     }
     Ok(damage)
+}
+
+pub(super) fn gather(dir: &Path) -> Result<(Report, Damage), Failure> {
+    let mut report = Report {
+        directory: dir.into(),
+        ..Report::default()
+    };
+    let damage = walk(dir, |item| {
+        match item {
+            Salvaged::Frame(frame) => report.add_frame(frame),
+            Salvaged::LeftOut(left_out) => report.add_hole(left_out.into()),
+        }
+        Ok(())
+    })?;
+    report.conclude();
+    Ok((report, damage))
 }
 
 impl Report {
@@ -196,7 +201,7 @@ impl Report {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         for (name, value) in self.facts() {
             let _ = writeln!(text, "{name:<12} {value}");
