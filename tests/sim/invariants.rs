@@ -4,12 +4,13 @@
 //! 2. A protected primary lets out only output whose record the backup has received; a side lets
 //!    output out in log order, each at most once.
 //! 3. Whatever either side ever let out is in the survivor's past, at the same log index.
+//!    Conversely nothing gets lost: what the survivor's guest sent has left, here or there.
 //! 4. Copies are equal: no divergence, and equal digests on arrival at equal exits.
 //! 5. When faults have ended, the guest serves its client on one side, unless every copy is gone.
 //! 6. While nothing is wrong nobody is suspected, and the arbiter is asked once, to start.
 
 use super::faults::RUN_END_NS;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vmm::replication::node::HaltReason;
 use vmm::replication::role::Role;
 
@@ -43,6 +44,8 @@ pub struct Life {
     pub halted: Option<HaltReason>,
     /// Digests on arrival at exits.
     pub trail: Vec<u64>,
+    /// Outputs that the guest counted itself, if it is recorded here to the end.
+    pub guest_outputs: Option<usize>,
 }
 
 impl Life {
@@ -220,6 +223,7 @@ impl Invariants {
     /// With the first thing that is wrong.
     pub fn finish(&self, calm: bool, answered_at: u64) -> Result<(), Violation> {
         self.check_trails()?;
+        self.check_nothing_lost()?;
         self.check_states()?;
         self.check_service(answered_at)?;
         if calm && (self.claims != 1 || self.suspicions != 0 || self.guests_started != 1) {
@@ -252,6 +256,34 @@ impl Invariants {
                         exit + 1
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Output may leave twice, never not at all.
+    fn check_nothing_lost(&self) -> Result<(), Violation> {
+        let left: BTreeSet<&[u8]> = self
+            .lives
+            .iter()
+            .flat_map(|life| life.released.iter().map(|(_, bytes)| bytes.as_slice()))
+            .collect();
+        for life in self.lives.iter().filter(|life| life.is_live()) {
+            let logged = life.outputs.len();
+            if life.guest_outputs.is_some_and(|sent| sent != logged) {
+                let sent = life.guest_outputs;
+                return Err(format!(
+                    "{}: the guest sent {sent:?}, logged {logged}",
+                    life.name
+                ));
+            }
+            let last = life.released.last().map_or(0, |(index, _)| *index);
+            let lost = life
+                .outputs
+                .iter()
+                .find(|(bytes, index)| **index <= last && !left.contains(bytes.as_slice()));
+            if let Some((_, index)) = lost {
+                return Err(format!("{}: record {index} never left", life.name));
             }
         }
         Ok(())

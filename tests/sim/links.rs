@@ -242,13 +242,16 @@ impl World {
         }
     }
 
+    /// Keeps what the guest itself can say.
     pub(super) fn keep_trail(&mut self, id: usize) {
         let host = &mut self.hosts[id];
-        if let Some(engine) = &mut host.engine {
-            let trail = std::mem::take(&mut engine.executor().trail);
-            if !trail.is_empty() {
-                self.invariants.lives[host.life].trail = trail;
-            }
-        }
+        let Some(engine) = &mut host.engine else {
+            return;
+        };
+        let life = &mut self.invariants.lives[host.life];
+        let recording = engine.is_recording();
+        let guest = engine.executor();
+        life.guest_outputs = recording.then(|| guest.outputs());
+        life.trail = std::mem::take(&mut guest.trail);
     }
 }

@@ -120,6 +120,12 @@ impl ToyCpu {
         self.exits
     }
 
+    /// Outputs so far, as the guest counts them.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        usize::try_from(self.outputs).unwrap_or(usize::MAX)
+    }
+
     fn devices_digest(&self) -> u64 {
         let parts = [
             self.guest_time.as_micros(),

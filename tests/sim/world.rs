@@ -172,7 +172,9 @@ impl World {
             }
         }
         for id in 0..2 {
-            self.keep_trail(id);
+            if self.hosts[id].up {
+                self.keep_trail(id);
+            }
         }
         self.invariants
             .finish(self.plan.is_calm(), self.client.answered_at)?;
