@@ -5,7 +5,7 @@ use super::tiny_guest::{CODE, Ring, TinyGuest, VECTOR_PORT};
 use crate::kvm::KvmError;
 use crate::kvm::exit::BadExit;
 use crate::kvm::vcpu::{Debugging, RunOutcome};
-use crate::machine::exit::VmExit;
+use crate::machine::exit::{Answer, VmExit};
 use std::sync::mpsc::TryRecvError;
 
 /// Windows asked for by [`window_is_exact`]: a flaw seen on an emulated host came once in about
@@ -15,6 +15,8 @@ const WINDOWS: u32 = 2_000;
 const VECTOR: u8 = 0x40;
 /// RFLAGS.RF: do not stop at the same breakpoint again.
 const RFLAGS_RF: u64 = 1 << 16;
+/// RFLAGS.IF.
+const RFLAGS_IF: u64 = 1 << 9;
 
 /// One instruction at a time, in both rings.
 pub(super) fn single_step() -> Result<Finding, KvmError> {
@@ -114,6 +116,47 @@ pub(super) fn interrupt() -> Result<Finding, KvmError> {
             ))
         },
     )
+}
+
+/// An interrupt that is due where an MSR access is answered with #GP is not lost.
+pub(super) fn interrupt_beside_fault() -> Result<Finding, KvmError> {
+    // sti; mov ecx, 0xe7; rdmsr
+    let code = [0xfb, 0xb9, 0xe7, 0, 0, 0, 0x0f, 0x32];
+    let mut guest = TinyGuest::new(&code, Ring::Kernel)?;
+    let exit = guest.exit()?;
+    if exit != (VmExit::MsrRead { index: 0xe7 }) {
+        return Ok(Finding::Bad(format!("{exit:x?} instead of RDMSR")));
+    }
+    guest.cpu.answer(Answer::MsrFault)?;
+    let mut injected = guest.cpu.can_inject();
+    if injected {
+        guest.cpu.inject(VECTOR)?;
+    }
+    // The fault's handler runs with interrupts off: its exit comes first.
+    let fault = guest.port()?;
+    if fault != VECTOR_PORT + 13 {
+        return Ok(Finding::Bad(format!(
+            "port {fault:#x} instead of the fault's handler"
+        )));
+    }
+    // Interrupts on again, where the handler is.
+    guest.cpu.complete_io()?;
+    let mut general = guest.cpu.general_registers()?;
+    general.rflags |= RFLAGS_IF;
+    guest.cpu.set_general_registers(&general)?;
+    if !injected {
+        guest.cpu.request_window(true);
+        injected = guest.exit()? == VmExit::WindowOpen && guest.cpu.can_inject();
+        guest.cpu.request_window(false);
+        guest.cpu.inject(VECTOR)?;
+    }
+    let handler = guest.port();
+    Ok(match handler {
+        Ok(port) if injected && port == VECTOR_PORT + u16::from(VECTOR) => {
+            Finding::Good("it arrives behind the fault".into())
+        }
+        other => Finding::Bad(format!("{other:x?} instead of the interrupt's handler")),
+    })
 }
 
 /// No interrupt is lost or doubled when kicks keep throwing the guest out while it is delivered.

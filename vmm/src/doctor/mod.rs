@@ -34,7 +34,7 @@ enum Finding {
 }
 
 /// All probes of the KVM section, simplest first.
-const PROBES: [Probe; 20] = [
+const PROBES: [Probe; 21] = [
     ("cpu-model", cpu_probes::model_is_offered),
     ("port-io", exit_probes::port_io),
     ("memory-io", exit_probes::memory_io),
@@ -52,6 +52,10 @@ const PROBES: [Probe; 20] = [
     ("single-step", interrupt_probes::single_step),
     ("breakpoint", interrupt_probes::breakpoint),
     ("interrupt", interrupt_probes::interrupt),
+    (
+        "interrupt-beside-fault",
+        interrupt_probes::interrupt_beside_fault,
+    ),
     (
         "interrupt-under-kicks",
         interrupt_probes::interrupt_under_kicks,

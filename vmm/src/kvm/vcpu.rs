@@ -13,6 +13,9 @@
 //! before the pending access completes (its result is not in RAX yet), the same on record and
 //! replay.
 //!
+//! An interrupt is injected only where no access is left unfinished that may fault:
+//! [`Vcpu::can_inject`] says why.
+//!
 //! The general registers come with every exit through KVM_SYNC_REGS where the host has it, so that
 //! [`Vcpu::check`] costs no system call.
 
@@ -71,6 +74,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     run_bytes: usize,
     pending: Pending,
+    /// The last access is finished by the next entry only, and may fault there.
+    unfinished: bool,
     /// Whether the run page carries the general registers, and whether they are current.
     sync_regs: bool,
     synced: bool,
@@ -96,6 +101,7 @@ impl Vcpu {
             fd,
             run_bytes,
             pending,
+            unfinished: false,
             sync_regs,
             synced: false,
         })
@@ -130,6 +136,7 @@ impl Vcpu {
             return Err(self.misfit("nothing"));
         }
         self.pending = Pending::Nothing;
+        self.unfinished = false;
         let raw = match self.fd.run() {
             Ok(exit) => exit::decode(exit),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Raw::Interrupted,
@@ -174,6 +181,7 @@ impl Vcpu {
             VmExit::MsrWrite { .. } => Pending::MsrWrite,
             _ => Pending::Nothing,
         };
+        self.unfinished = matches!(self.pending, Pending::PortRead | Pending::MmioRead);
         if self.pending == Pending::MsrWrite {
             // Accepted unless the machine says otherwise.
             run_page::answer_msr(&mut self.fd, Some(0));
@@ -220,6 +228,7 @@ impl Vcpu {
         if !fits {
             return Err(self.misfit(&format!("{answer:?}")));
         }
+        self.unfinished |= answer == Answer::MsrFault;
         self.pending = Pending::Nothing;
         Ok(())
     }
@@ -249,8 +258,15 @@ impl Vcpu {
     }
 
     /// Whether an interrupt injected now is taken before the next instruction.
+    ///
+    /// Never while the last access may still fault when the next entry finishes it (a read that goes
+    /// to memory, an MSR answered with #GP): KVM would deliver the exception in the interrupt's
+    /// place and forget the interrupt, although it says that it is ready. Ask for a window instead.
     #[must_use]
     pub fn can_inject(&mut self) -> bool {
+        if self.unfinished {
+            return false;
+        }
         let run = self.fd.get_kvm_run();
         run.ready_for_interrupt_injection != 0 && run.if_flag != 0
     }
@@ -365,6 +381,7 @@ impl Vcpu {
     pub fn restore(&mut self, cpu: &CpuState) -> Result<(), KvmError> {
         self.synced = false;
         self.pending = Pending::Nothing;
+        self.unfinished = false;
         state::restore(&self.fd, cpu)
     }
 }
