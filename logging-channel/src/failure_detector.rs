@@ -54,7 +54,12 @@ pub struct FailureDetector {
     heard_at: HostTime,
     observed_at: HostTime,
     grace_until: HostTime,
+    patient_until: HostTime,
 }
+
+/// How long a peer may be silent while both sides are still being set up, nanoseconds: images are
+/// read, guest memory is filled, and nothing was promised to anybody yet.
+pub const START_PATIENCE_NS: u64 = 5_000_000_000;
 
 impl FailureDetector {
     /// A detector that counts `now` as the first sign of life.
@@ -72,6 +77,27 @@ impl FailureDetector {
             heard_at: now,
             observed_at: now,
             grace_until: now,
+            patient_until: now,
+        }
+    }
+
+    /// A detector for a pair that is being set up: patient until [`FailureDetector::settle`].
+    ///
+    /// # Panics
+    /// As [`FailureDetector::new`].
+    #[must_use]
+    pub fn starting(config: DetectorConfig, now: HostTime) -> Self {
+        Self {
+            patient_until: now.plus_ns(START_PATIENCE_NS),
+            ..Self::new(config, now)
+        }
+    }
+
+    /// The guest runs on both sides: from here on silence counts in full.
+    pub fn settle(&mut self, now: HostTime) {
+        if self.patient_until > now {
+            self.patient_until = now;
+            self.heard_at = self.heard_at.max(now);
         }
     }
 
@@ -103,6 +129,7 @@ impl FailureDetector {
         self.heard_at
             .plus_ns(self.config.timeout_ns)
             .max(self.grace_until)
+            .max(self.patient_until)
     }
 
     /// Whether this side has only just woken from a stall: what it hears now may be old.
@@ -129,6 +156,18 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_pair_that_is_set_up_is_given_time_until_it_settles() {
+        let config = DetectorConfig::default();
+        let mut d = FailureDetector::starting(config, at(0));
+        assert!(!d.suspects(at(4_999)));
+        assert!(d.suspects(at(5_000)));
+        d.settle(at(1_000));
+        assert_eq!(d.suspicion_at(), at(1_120));
+        d.settle(at(1_100));
+        assert_eq!(d.suspicion_at(), at(1_120), "only the first time");
+    }
 
     fn at(ms: u64) -> HostTime {
         HostTime(ms * MS)

@@ -20,7 +20,7 @@ impl Node {
             heartbeat_interval_ns: self.config.detector.heartbeat_interval_ns,
         };
         self.session = Session::Backup(Box::new(BackupSession::new(config, now)));
-        self.detector = Some(FailureDetector::new(self.config.detector, now));
+        self.detector = Some(FailureDetector::starting(self.config.detector, now));
         self.backup_session(now, BackupEvent::Connected);
     }
 
@@ -46,6 +46,9 @@ impl Node {
         exits: u64,
         outputs: Vec<(LogIndex, Produced)>,
     ) {
+        if let Some(detector) = &mut self.detector {
+            detector.settle(now);
+        }
         self.backup_session(now, BackupEvent::Replayed { next, exits });
         for (index, output) in outputs {
             self.produced(index, output);

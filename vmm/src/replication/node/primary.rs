@@ -26,7 +26,7 @@ impl Node {
             flow: self.config.flow,
         };
         self.session = Session::Primary(Box::new(PrimarySession::new(config, now)));
-        self.detector = Some(FailureDetector::new(self.config.detector, now));
+        self.detector = Some(FailureDetector::starting(self.config.detector, now));
     }
 
     /// A backup knocks at a guest that runs alone. It would need the guest's state, not its log.
@@ -110,7 +110,14 @@ impl Node {
             match command {
                 PrimaryCommand::Send(message) => self.push(NodeCommand::Send(message)),
                 PrimaryCommand::Welcomed(holder) => self.welcomed(holder),
-                PrimaryCommand::Acknowledged(_) => self.release_acknowledged(now),
+                PrimaryCommand::Acknowledged(ack) => {
+                    if ack.replayed > LogIndex(0)
+                        && let Some(detector) = &mut self.detector
+                    {
+                        detector.settle(now);
+                    }
+                    self.release_acknowledged(now);
+                }
                 PrimaryCommand::PeerSaid(goodbye) => {
                     self.push(NodeCommand::Note(Note::PeerSaid(goodbye)));
                 }
