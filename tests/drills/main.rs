@@ -27,6 +27,7 @@ struct Drill {
 
 /// Every drill, in the order of running: those that kill no host first, since they need no boot.
 const GROUPS: &[&[Drill]] = &[
+    record_replay::DRILLS,
     split_brain::DRILLS,
     arbiter_outage::DRILLS,
     failover::DRILLS,
