@@ -17,7 +17,7 @@ use crate::kvm::KvmError;
 use crate::kvm::perf_counter::PerfCounter;
 use crate::kvm::vcpu::{RunOutcome, Vcpu};
 use crate::machine::Machine;
-use crate::machine::exit::{Answer, VmExit};
+use crate::machine::exit::VmExit;
 use crate::replication::executor::{
     Arrival, Executor, Input, Landing, Produced, Standing, Stretch,
 };
@@ -43,10 +43,6 @@ pub struct KvmExecutor {
     pub(super) at: Option<PointKind>,
     /// Whether the access that caused the last exit is still to be completed by KVM.
     pub(super) unfinished: bool,
-    /// Whether completing it can raise no exception. KVM forgets an interrupt that was injected
-    /// while such an exception is queued (`svm_complete_interrupts` clears both), so at any other
-    /// exit the interrupt waits for a window.
-    plain: bool,
     pub(super) standing: Standing,
     console: Vec<u8>,
 }
@@ -62,7 +58,6 @@ impl KvmExecutor {
             exits: 0,
             at: Some(PointKind::Exit),
             unfinished: false,
-            plain: true,
             standing: Standing::Runnable,
             console: Vec::new(),
         }
@@ -80,8 +75,7 @@ impl KvmExecutor {
         if self.at.is_none() {
             return Ok(());
         }
-        let takes = self.plain || !self.unfinished;
-        if takes && self.machine.pending_interrupt().is_some() && self.vcpu.can_inject() {
+        if self.machine.pending_interrupt().is_some() && self.vcpu.can_inject() {
             let vector = self.machine.acknowledge_interrupt();
             self.vcpu.inject(vector)?;
         }
@@ -97,7 +91,6 @@ impl KvmExecutor {
         self.unfinished = true;
         let interruptible = self.vcpu.interrupts_enabled();
         let handled = self.machine.handle(exit);
-        self.plain = completes_plainly(exit) && handled.answer != Answer::MsrFault;
         self.vcpu.answer(handled.answer)?;
         let mut outputs = Vec::new();
         for effect in handled.effects {
@@ -185,22 +178,6 @@ impl KvmExecutor {
             }
         }
         hasher.digest()
-    }
-}
-
-/// Whether the rest of the exit's instruction does nothing that can fault: string instructions and
-/// memory-mapped reads may still write to guest memory.
-fn completes_plainly(exit: &VmExit) -> bool {
-    match exit {
-        VmExit::PortRead { count, .. } => *count == 1,
-        VmExit::PortWrite { size, data, .. } => data.len() == usize::from(*size),
-        VmExit::MmioRead { .. } => false,
-        VmExit::MmioWrite { .. }
-        | VmExit::Halt
-        | VmExit::WindowOpen
-        | VmExit::MsrRead { .. }
-        | VmExit::MsrWrite { .. }
-        | VmExit::Shutdown => true,
     }
 }
 
