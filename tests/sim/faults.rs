@@ -89,7 +89,7 @@ pub struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(random: &mut Random) -> Self {
-        let count = [0, 1, 1, 1, 2, 2, 3, 4][(random.next() % 8) as usize];
+        let count = [0, 1, 1, 1, 2, 2, 3, 4][(random.draw() % 8) as usize];
         let mut faults = Vec::new();
         for _ in 0..count {
             draw_fault(random, &mut faults);
@@ -132,7 +132,7 @@ impl Plan {
 
 fn draw_fault(random: &mut Random, faults: &mut Vec<(u64, Fault)>) {
     let at = random.range(FIRST_NS, FAULTS_END_NS - 200 * MS);
-    let host = (random.next() % 2) as usize;
+    let host = (random.draw() % 2) as usize;
     let longest = FAULTS_END_NS - at;
     // Half of the passing faults are short, around the failure detector's timeout.
     let for_ns = if random.percent(50) {
@@ -141,7 +141,7 @@ fn draw_fault(random: &mut Random, faults: &mut Vec<(u64, Fault)>) {
         longest
     };
     let for_ns = for_ns.min(longest);
-    let fault = match random.next() % 12 {
+    let fault = match random.draw() % 12 {
         0..=2 => Fault::Crash {
             host,
             told: random.percent(50),

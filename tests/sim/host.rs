@@ -113,7 +113,7 @@ fn engine_config() -> EngineConfig {
 
 fn entropy(random: &mut Random) -> EntropySource {
     let mut random = random.split();
-    Box::new(move |count| (0..count).map(|_| (random.next() & 0xff) as u8).collect())
+    Box::new(move |count| (0..count).map(|_| (random.draw() & 0xff) as u8).collect())
 }
 
 impl Host {
@@ -182,7 +182,7 @@ impl Host {
 
     /// Makes the guest and records it.
     pub fn start_guest(&mut self, now: u64, generation: u64, power_off_exit: u64) {
-        let seed = self.random.next();
+        let seed = self.random.draw();
         let cpu = ToyCpu::new(seed, power_off_exit);
         let start = start_record(generation, seed);
         let source = entropy(&mut self.random);

@@ -87,12 +87,9 @@ impl World {
 
     /// The connection is gone for both ends, or only for those that can be told.
     fn break_link(&mut self, told: [bool; 2]) {
-        for to in 0..2 {
+        for to in (0..2).filter(|to| told[*to]) {
             let delay = self.delay();
             let Some(link) = &mut self.link else { return };
-            if !told[to] {
-                continue;
-            }
             link.cut(to, &mut self.random);
             let (at, id) = (link.send(self.now, to, Parcel::End, delay), link.id);
             self.at(at, Event::Deliver(to, id));
@@ -229,7 +226,7 @@ impl World {
         }
         self.trace(|_| format!("{} goes on", ["A", "B"][id]));
         self.hosts[id].paused = false;
-        let salt = self.random.next();
+        let salt = self.random.draw();
         for event in std::mem::take(&mut self.hosts[id].deferred) {
             let kind = match event {
                 Event::Deliver(..) => 1,

@@ -183,7 +183,7 @@ impl ToyCpu {
     fn next_standing(&self) -> Standing {
         if self.exits >= self.power_off_exit {
             Standing::Ended(EndReason::PowerOff)
-        } else if self.received.is_empty() && self.registers % 4 != 0 {
+        } else if self.received.is_empty() && !self.registers.is_multiple_of(4) {
             Standing::Halted
         } else {
             Standing::Runnable
