@@ -53,9 +53,14 @@ pub fn stage() -> Result<Stage> {
         .parent()
         .map_or_else(PathBuf::new, Path::to_owned);
     let images_file = Images::file()?;
+    let hosts = match choose_hosts(&programs.understudy) {
+        HostKind::Namespaces => Path::new("kvm"),
+        HostKind::Emulated => Path::new("lab"),
+    };
     let environment = [
         ("UNDERSTUDY_PROGRAMS", dir.as_path()),
         ("UNDERSTUDY_IMAGES", images_file.as_path()),
+        (HOSTS, hosts),
     ];
     let status = isolation::run_inside(&environment)?;
     let code = status

@@ -146,8 +146,7 @@ impl PerfCounter {
         attr.set_exclude_host(1);
         let flags = u64::from(bindings::PERF_FLAG_FD_CLOEXEC);
         // SAFETY: `attr` is a valid, sized attribute block; pid 0 is this thread, cpu -1 any.
-        let fd =
-            unsafe { perf_event_open_sys::perf_event_open(&raw mut attr, 0, -1, -1, flags.into()) };
+        let fd = unsafe { perf_event_open_sys::perf_event_open(&raw mut attr, 0, -1, -1, flags) };
         if fd < 0 {
             return Err(io_error("perf_event_open"));
         }
