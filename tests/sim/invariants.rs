@@ -289,9 +289,29 @@ impl Invariants {
         Ok(())
     }
 
+    /// Whether somebody still believes in a partner that is gone.
+    #[must_use]
+    pub fn somebody_waits(&self) -> bool {
+        self.lives.iter().any(|life| self.lacks_partner(life))
+    }
+
+    fn lacks_partner(&self, life: &Life) -> bool {
+        let partner = match life.role {
+            Some(Role::Protected) => Role::Following,
+            Some(Role::Following) => Role::Protected,
+            _ => return false,
+        };
+        let up = |other: &&Life| !other.crashed;
+        !life.crashed
+            && !self
+                .lives
+                .iter()
+                .filter(up)
+                .any(|other| other.role == Some(partner))
+    }
+
     /// No side may be left in a state that only passes.
     fn check_states(&self) -> Result<(), Violation> {
-        let up = || self.lives.iter().filter(|life| !life.crashed);
         // Whoever hears of the guest's end later needs a moment.
         let just_ended = self
             .ended_at
@@ -299,16 +319,17 @@ impl Invariants {
         if just_ended {
             return Ok(());
         }
-        for life in up() {
-            let partner = match life.role {
-                Some(Role::Protected) => Role::Following,
-                Some(Role::Following) => Role::Protected,
-                Some(Role::Starting | Role::Contested | Role::Finishing | Role::GoingLive) => {
-                    return Err(format!("{} is stuck: {:?}", life.name, life.role));
-                }
-                _ => continue,
-            };
-            if !up().any(|other| other.role == Some(partner)) {
+        for life in self.lives.iter().filter(|life| !life.crashed) {
+            let passing = [
+                Role::Starting,
+                Role::Contested,
+                Role::Finishing,
+                Role::GoingLive,
+            ];
+            if life.role.is_some_and(|role| passing.contains(&role)) {
+                return Err(format!("{} is stuck: {:?}", life.name, life.role));
+            }
+            if self.lacks_partner(life) {
                 return Err(format!("{} is {:?}, alone", life.name, life.role));
             }
         }

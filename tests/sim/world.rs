@@ -12,6 +12,7 @@ use super::link::Link;
 use super::random::Random;
 use super::sabotage::Sabotage;
 use arbiter::register::{Outcome, Register};
+use logging_channel::failure_detector::START_PATIENCE_NS;
 use std::collections::BTreeMap;
 use vmm::replication::engine::Offer;
 use vmm::replication::executor::Input;
@@ -160,8 +161,13 @@ impl World {
         }
         self.at(1_000_000, Event::Connect);
         self.at(2_000_000, Event::ClientSends(1));
+        let mut end_ns = RUN_END_NS;
         while let Some(((at, _), event)) = self.queue.pop_first() {
-            if at > RUN_END_NS {
+            if at > end_ns && end_ns == RUN_END_NS && self.invariants.somebody_waits() {
+                // A peer that dies while the pair is being set up is waited for much longer.
+                end_ns += START_PATIENCE_NS;
+            }
+            if at > end_ns {
                 break;
             }
             self.now = at;
