@@ -188,7 +188,7 @@ fn protected() -> Node {
     node.handle(at(0), NodeEvent::PeerConnected);
     node.handle(at(0), NodeEvent::PeerMessage(hello()));
     assert_eq!(node.role(), Role::Protected);
-    node
+    settled(node)
 }
 
 /// A backup welcomed at 0 ms that received `records`.
@@ -201,6 +201,13 @@ fn following(records: Vec<Record>) -> Node {
         node.handle(at(0), NodeEvent::PeerMessage(Message::Log(records)));
     }
     assert_eq!(node.role(), Role::Following);
+    settled(node)
+}
+
+/// The guest runs on both sides: silence counts in full from 0 ms on.
+fn settled(mut node: Node) -> Node {
+    let detector = node.detector.as_mut().expect("there is a peer");
+    detector.settle(at(0));
     node
 }
 
