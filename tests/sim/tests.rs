@@ -7,7 +7,7 @@ use rig::sim::{Options, Sabotage, run};
 /// Seeds in a normal run.
 const SEEDS: u64 = 10_000;
 /// Seeds within which a deliberate break must be found.
-const SABOTAGE_SEEDS: u64 = 2_000;
+const SABOTAGE_SEEDS: u64 = 6_000;
 
 #[test]
 fn ten_thousand_seeds_hold() {
