@@ -181,14 +181,13 @@ impl Lab {
         for side in Side::BOTH {
             self.network.set_connected(&format!("svc-{side}"), true)?;
             let host = self.host_mut(side);
-            if host.is_on() {
-                host.resume()?;
-                host.stop_everything()?;
-                let clean = format!("rm -rf {STATE_DIR}/*");
-                host.agent()?
-                    .exec(&["sh", "-c", &clean], CLEAN_LIMIT)?
-                    .success()?;
-            } else {
+            if let Err(error) = clean(host) {
+                // A drill that fails may leave a host that answers nobody; the next drill must not
+                // pay for it.
+                eprintln!("  {side}: {error:#}; the host is started anew");
+                host.kill();
+            }
+            if !host.is_on() {
                 host.kill();
                 host.wipe_disk()?;
             }
@@ -214,6 +213,20 @@ impl Lab {
     pub fn run_dir(&self) -> &Path {
         self.network.run_dir()
     }
+}
+
+/// Stops what runs in a host that is on, and empties its disk.
+fn clean(host: &mut dyn Host) -> Result<()> {
+    if !host.is_on() {
+        return Ok(());
+    }
+    host.resume()?;
+    host.stop_everything()?;
+    let clean = format!("rm -rf {STATE_DIR}/*");
+    host.agent()?
+        .exec(&["sh", "-c", &clean], CLEAN_LIMIT)?
+        .success()?;
+    Ok(())
 }
 
 /// Seed of the link's chances; a drill that impairs the link is repeatable as far as frames are.

@@ -167,6 +167,7 @@ async fn start(
     claimant: super::node_task::Claimant,
 ) -> Result<NodeEnd, RuntimeError> {
     let clock = HostClock::start();
+    let nice = rustix::process::getpriority_process(None).unwrap_or_default();
     let blueprint = Arc::new(Blueprint::read(config, options.clock, options.margin)?);
     let node = Node::new(node_config(config, &options, part, &blueprint)?);
     let (typed_sender, typed) = mpsc::unbounded_channel();
@@ -180,6 +181,7 @@ async fn start(
         kicker: Arc::clone(&kicker),
         clock,
         engine: engine_config(config),
+        nice,
     };
     let mut vcpu_start = Some(vcpu_start);
     if part == Part::Backup {
@@ -206,7 +208,20 @@ async fn start(
         status: options.status,
         stop: options.stop,
     };
+    set_nice(nice - NODE_ADVANTAGE);
     Ok(NodeTask::new(node, ports).run().await)
+}
+
+/// How much nicer everybody else is to the node's thread, in nice values.
+const NODE_ADVANTAGE: i32 = 10;
+
+/// The node answers the peer and releases output: it must not wait behind the guest's processor for
+/// its turn, or a host with few processors looks dead. Threads inherit what their parent has, so the
+/// vCPU's thread puts itself back. Without the right to do so everything stays as it is.
+fn set_nice(nice: i32) {
+    if let Err(error) = rustix::process::setpriority_process(None, nice) {
+        tracing::debug!(%error, nice, "a thread keeps its priority");
+    }
 }
 
 fn node_config(
@@ -302,6 +317,8 @@ struct VcpuStart {
     kicker: Arc<OnceLock<Kicker>>,
     clock: HostClock,
     engine: EngineConfig,
+    /// Nice value of its thread.
+    nice: i32,
 }
 
 /// Starts the vCPU thread: to record under a generation, or to replay what will be offered.
@@ -319,6 +336,7 @@ fn spawn(start: Option<VcpuStart>, generation: Option<u64>) -> Result<(), Runtim
 
 impl VcpuStart {
     fn run(self, generation: Option<u64>) {
+        set_nice(self.nice);
         let outcome = match generation {
             Some(generation) => self.record(generation),
             None => self.replay(),
