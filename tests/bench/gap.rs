@@ -45,7 +45,7 @@ fn one_kill(lab: &mut Lab) -> Result<f64> {
     lab.reset()?;
     let options = PairOptions {
         suspect_ms: SUSPECT_MS,
-        ..PairOptions::default()
+        ..lab.options()
     };
     let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.phase("killed")?;

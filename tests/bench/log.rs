@@ -10,7 +10,7 @@ use rig::log_sizes;
 use rig::netns::Namespace;
 use rig::observation::Load;
 use rig::oracle::Oracle;
-use rig::pair::{Pair, PairOptions};
+use rig::pair::Pair;
 use rig::scene::PROTECTED_LIMIT;
 use rig::traffic::{self, Kind};
 use rig::wait::{now, pause};
@@ -21,7 +21,8 @@ const SETTLED: Duration = Duration::from_secs(4);
 
 pub(crate) fn measure(lab: &mut Lab, settings: &Settings, measures: &mut Measures) -> Result<()> {
     lab.reset()?;
-    Pair::start_protected(lab, &PairOptions::default(), PROTECTED_LIMIT)?;
+    let options = lab.options();
+    Pair::start_protected(lab, &options, PROTECTED_LIMIT)?;
     let lasting = Duration::from_secs(settings.seconds);
     pause(SETTLED);
     let idle = rate(lab, || {

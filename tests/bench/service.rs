@@ -28,12 +28,13 @@ pub(crate) fn measure(lab: &mut Lab, settings: &Settings, measures: &mut Measure
         lab,
         &PairOptions {
             log: false,
-            ..PairOptions::default()
+            ..lab.options()
         },
     )?;
     let alone = visit("alone", settings, measures)?;
     lab.reset()?;
-    Pair::start_protected(lab, &PairOptions::default(), PROTECTED_LIMIT)?;
+    let options = lab.options();
+    Pair::start_protected(lab, &options, PROTECTED_LIMIT)?;
     let replicated = visit("replicated", settings, measures)?;
     let ratio = replicated.round_trip_p50_us as f64 / alone.round_trip_p50_us.max(1) as f64;
     measures.add("echo_rtt_ratio", ratio, "ratio");

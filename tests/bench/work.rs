@@ -16,8 +16,8 @@ const END_LIMIT: Duration = Duration::from_secs(180);
 const SPIN: u32 = 400;
 
 pub(crate) fn measure(lab: &mut Lab, _: &Settings, measures: &mut Measures) -> Result<()> {
-    let boot = options("boot-poweroff");
-    let spin = options("spin");
+    let boot = options(lab, "boot-poweroff");
+    let spin = options(lab, "spin");
     let boot_alone = alone(lab, &boot)?;
     let spin_alone = alone(lab, &spin)?;
     let boot_pair = replicated(lab, &boot)?;
@@ -35,11 +35,11 @@ pub(crate) fn measure(lab: &mut Lab, _: &Settings, measures: &mut Measures) -> R
     replay(lab, measures)
 }
 
-fn options(workload: &str) -> PairOptions {
+fn options(lab: &Lab, workload: &str) -> PairOptions {
     PairOptions {
         workload: workload.into(),
         cmdline: format!("understudy.spin={SPIN}"),
-        ..PairOptions::default()
+        ..lab.options()
     }
 }
 
@@ -75,7 +75,7 @@ fn replicated(lab: &mut Lab, options: &PairOptions) -> Result<f64> {
 fn replay(lab: &mut Lab, measures: &mut Measures) -> Result<()> {
     lab.reset()?;
     let began = now();
-    Alone::start(lab, &options("loops"))?.wait_ended(lab, END_LIMIT)?;
+    Alone::start(lab, &options(lab, "loops"))?.wait_ended(lab, END_LIMIT)?;
     let recording = began.elapsed().as_secs_f64();
     let began = now();
     let argv = [UNDERSTUDY, "replay", "--config", CONFIG];

@@ -24,6 +24,9 @@ use std::time::Duration;
 /// How often the lag is looked at while the client is watched.
 const SAMPLE: Duration = Duration::from_millis(500);
 
+/// Emulated hosts on few processors: the product's default of 120 ms is for real ones.
+const SUSPECT_MS: u32 = 500;
+
 /// A pair on one machine: kill the primary's host and watch the client continue
 #[derive(Parser)]
 #[command(name = "cargo xtask demo")]
@@ -32,13 +35,13 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Execution clock: exits, branches or auto
-    #[arg(long, default_value = "exits")]
+    #[arg(long, default_value = "exits", value_parser = rig::pair::CLOCKS)]
     clock: String,
     /// Seconds to watch the client before the kill, and after it
     #[arg(long, default_value_t = 4, value_name = "N")]
     seconds: u64,
     /// Silence after which the other host is suspected, in milliseconds
-    #[arg(long, default_value_t = PairOptions::default().suspect_ms, value_name = "MS")]
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS")]
     suspect_ms: u32,
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use rig::fault::Fault;
 use rig::lab::{Lab, Side};
 use rig::observation::{Load, Order};
-use rig::pair::{PairOptions, VM};
+use rig::pair::VM;
 use rig::scene::{GO_LIVE_LIMIT, Scene};
 use rig::wait::{pause, until};
 use std::time::Duration;
@@ -28,10 +28,11 @@ pub(crate) const DRILLS: &[Drill] = &[
     },
 ];
 
-const AWAY: Duration = Duration::from_secs(2);
+const AWAY: Duration = Duration::from_secs(4);
 
 fn while_healthy(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::KillArbiter)?;
     pause(AWAY);
     scene.wait_served()?;
@@ -49,7 +50,8 @@ fn while_healthy(lab: &mut Lab) -> Result<()> {
 }
 
 fn at_failure(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::KillArbiter)?;
     scene.strike(Fault::Kill(Side::Primary))?;
     scene
@@ -69,7 +71,8 @@ fn at_failure(lab: &mut Lab) -> Result<()> {
 }
 
 fn after_grant(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::Freeze(Side::Primary))?;
     until("the grant", GO_LIVE_LIMIT, Duration::from_millis(1), || {
         Ok((scene.lab.arbiter.register(VM)?.0 == 2).then_some(()))

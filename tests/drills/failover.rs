@@ -7,7 +7,7 @@ use rig::lab::{Lab, Side};
 use rig::netns::Namespace;
 use rig::observation::{Load, Order};
 use rig::oracle::Oracle;
-use rig::pair::{Pair, PairOptions};
+use rig::pair::Pair;
 use rig::scene::{PROGRESS_LIMIT, PROTECTED_LIMIT, Scene};
 use rig::wait::{pause, until};
 use std::time::Duration;
@@ -40,8 +40,8 @@ pub(crate) const DRILLS: &[Drill] = &[
     },
 ];
 
-/// The guest decompresses nothing and boots in about a second: this is inside.
-const INTO_THE_BOOT: Duration = Duration::from_millis(400);
+/// Records after which the guest is in the middle of its boot: it makes some 400 until it is up.
+const INTO_THE_BOOT: u64 = 120;
 
 /// How long nothing happens.
 const IDLE: Duration = Duration::from_secs(2);
@@ -49,7 +49,8 @@ const IDLE: Duration = Duration::from_secs(2);
 const BURST_BYTES: u32 = 4 << 20;
 
 fn under_load(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.phase("killed")?;
     scene.strike(Fault::Kill(Side::Primary))?;
     scene.wait_solo(Side::Backup)?;
@@ -60,7 +61,8 @@ fn under_load(lab: &mut Lab) -> Result<()> {
 
 fn idle(lab: &mut Lab) -> Result<()> {
     let load = Load::default();
-    let mut scene = Scene::open(lab, &PairOptions::default(), &load)?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &load)?;
     scene.client.order(&Order::Rest)?;
     pause(IDLE);
     scene.strike(Fault::Kill(Side::Primary))?;
@@ -72,8 +74,13 @@ fn idle(lab: &mut Lab) -> Result<()> {
 }
 
 fn booting(lab: &mut Lab) -> Result<()> {
-    let pair = Pair::start_protected(lab, &PairOptions::default(), PROTECTED_LIMIT)?;
-    pause(INTO_THE_BOOT);
+    let options = lab.options();
+    let pair = Pair::start_protected(lab, &options, PROTECTED_LIMIT)?;
+    let interval = Duration::from_millis(20);
+    until("the boot to be under way", PROGRESS_LIMIT, interval, || {
+        let recorded = pair.status(lab, Side::Primary)?.pointers.recorded;
+        Ok((recorded >= INTO_THE_BOOT).then_some(()))
+    })?;
     Fault::Kill(Side::Primary).strike(lab)?;
     let client = Oracle::start(&Namespace::named("client"), &Load::default())?;
     client.wait_connected()?;
@@ -84,7 +91,8 @@ fn booting(lab: &mut Lab) -> Result<()> {
 }
 
 fn in_burst(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.client.order(&Order::Burst(BURST_BYTES))?;
     let interval = Duration::from_millis(5);
     until("the burst to begin", PROGRESS_LIMIT, interval, || {
@@ -106,7 +114,8 @@ fn in_burst(lab: &mut Lab) -> Result<()> {
 }
 
 fn backup(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::Kill(Side::Backup))?;
     scene.wait_solo(Side::Primary)?;
     scene.wait_served()?;

@@ -47,6 +47,9 @@ struct Arguments {
     /// List the drills and what each shows
     #[arg(long)]
     list: bool,
+    /// Execution clock: exits, branches or auto
+    #[arg(long, default_value = "exits", value_parser = rig::pair::CLOCKS)]
+    clock: String,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
@@ -87,9 +90,10 @@ fn run() -> Result<ExitCode> {
         Stage::Inside(prepared) => prepared,
     };
     let mut lab = progress::step("booting two hosts", || Lab::start(&prepared))?;
+    lab.use_clock(&arguments.clock);
     let mut outcomes = Vec::new();
     for drill in chosen {
-        outcomes.push(run_one(drill, &mut lab));
+        outcomes.push(run_one(drill, &mut lab, &arguments.clock));
     }
     report(&outcomes, arguments.json)?;
     Ok(ExitCode::from(u8::from(
@@ -108,7 +112,7 @@ fn choose(names: &[String]) -> Result<Vec<&'static Drill>> {
     names.iter().map(find).collect()
 }
 
-fn run_one(drill: &'static Drill, lab: &mut Lab) -> Outcome {
+fn run_one(drill: &'static Drill, lab: &mut Lab, clock: &str) -> Outcome {
     let began = now();
     let result = progress::step(drill.name, || {
         lab.reset()?;
@@ -116,7 +120,7 @@ fn run_one(drill: &'static Drill, lab: &mut Lab) -> Outcome {
     });
     let why = result.err().map(|error| format!("{error:#}"));
     if let Some(why) = &why {
-        let again = format!("cargo xtask drill {}", drill.name);
+        let again = format!("cargo xtask drill --clock {clock} {}", drill.name);
         if let Some(dir) = artifacts::keep(lab, drill.name, &again, why) {
             eprintln!(
                 "  everything of this run is kept in {}; again: {again}",

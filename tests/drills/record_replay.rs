@@ -23,7 +23,7 @@ pub(crate) const DRILLS: &[Drill] = &[Drill {
 }];
 
 const REQUESTS: u64 = 1_000;
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Status of `understudy replay` when the log is damaged.
 const DAMAGED: i32 = 8;
@@ -64,7 +64,7 @@ fn record(lab: &Lab) -> Result<()> {
         workload: "selftest".into(),
         cmdline: format!("understudy.requests={REQUESTS}"),
         memory_every: 200,
-        ..PairOptions::default()
+        ..lab.options()
     };
     let guest = Alone::start(lab, &options)?;
     let load = Load {

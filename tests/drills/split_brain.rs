@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use rig::fault::Fault;
 use rig::lab::{Lab, Side};
 use rig::observation::Load;
-use rig::pair::PairOptions;
 use rig::scene::{GO_LIVE_LIMIT, Scene};
 use rig::wait::{pause, until};
 use std::time::Duration;
@@ -30,10 +29,11 @@ pub(crate) const DRILLS: &[Drill] = &[
 ];
 
 /// Many times the timeout.
-const FROZEN: Duration = Duration::from_secs(2);
+const FROZEN: Duration = Duration::from_secs(5);
 
 fn cut_link(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::CutLink)?;
     let interval = Duration::from_millis(50);
     let survivor = until("one side to go on alone", GO_LIVE_LIMIT, interval, || {
@@ -57,7 +57,8 @@ fn cut_link(lab: &mut Lab) -> Result<()> {
 }
 
 fn freeze(lab: &mut Lab, side: Side) -> Result<()> {
-    let mut scene = Scene::open(lab, &PairOptions::default(), &Load::default())?;
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::Freeze(side))?;
     scene.wait_solo(side.other())?;
     pause(FROZEN);

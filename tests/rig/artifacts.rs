@@ -5,12 +5,18 @@
 
 use crate::evidence;
 use crate::lab::{Lab, Side};
+use crate::netns::Namespace;
 use crate::programs::checkout;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 /// Kept failures of one name; the oldest numbers are used first and then refused.
 const KEPT_MAX: u32 = 1_000;
+
+/// Time for a host to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Copies logs and disks' files of a failed run and says how to repeat it. Best effort: what cannot
 /// be copied is left out, the failure itself must not be hidden.
@@ -23,6 +29,7 @@ pub fn keep(lab: &mut Lab, name: &str, command: &str, report: &str) -> Option<Pa
     for side in Side::BOTH {
         let _ = lab.host(side).resume();
     }
+    keep_network(lab, &dir);
     if let Err(error) = evidence::collect(lab, &dir) {
         let _ = std::fs::write(dir.join("evidence-error.txt"), format!("{error:#}\n"));
     }
@@ -35,6 +42,27 @@ pub fn keep(lab: &mut Lab, name: &str, command: &str, report: &str) -> Option<Pa
     }
     let _ = std::fs::copy(lab.arbiter.log(), dir.join("arbiter.log"));
     Some(dir)
+}
+
+/// What everybody on the service network believes about where the others are.
+fn keep_network(lab: &Lab, dir: &Path) {
+    let ask = "ip -s link; ip neigh; bridge fdb show";
+    let client = Namespace::named("client");
+    for (name, mut command) in [
+        ("network-rig.txt", Command::new("sh")),
+        ("network-client.txt", client.command(Path::new("sh"))),
+    ] {
+        if let Ok(output) = command.args(["-c", ask]).output() {
+            let _ = std::fs::write(dir.join(name), output.stdout);
+        }
+    }
+    for side in Side::BOTH {
+        let ask = "ip -s link; brctl showmacs br0; cat /proc/net/arp; ps; dmesg | tail -30";
+        let asked = lab.host(side).agent();
+        if let Ok(done) = asked.and_then(|agent| agent.exec(&["sh", "-c", ask], ASK_LIMIT)) {
+            let _ = std::fs::write(dir.join(format!("network-{side}.txt")), done.stdout);
+        }
+    }
 }
 
 fn fresh_dir(name: &str) -> Result<PathBuf> {

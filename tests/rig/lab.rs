@@ -8,6 +8,7 @@ use crate::arbiter::Arbiter;
 use crate::host::{BOOT_LIMIT, Host, STATE_DIR};
 use crate::link::{Link, Port};
 use crate::netns::{Network, address};
+use crate::pair::PairOptions;
 use crate::prepare::Prepared;
 use anyhow::Result;
 use std::fmt;
@@ -117,6 +118,7 @@ pub struct Lab {
     /// The arbiter; not started.
     pub arbiter: Arbiter,
     kind: HostKind,
+    clock: String,
     primary: Box<dyn Host>,
     backup: Box<dyn Host>,
 }
@@ -141,6 +143,7 @@ impl Lab {
             link,
             arbiter,
             kind,
+            clock: PairOptions::default().clock,
             primary,
             backup,
         };
@@ -152,6 +155,20 @@ impl Lab {
     #[must_use]
     pub const fn kind(&self) -> HostKind {
         self.kind
+    }
+
+    /// Has pairs run on this execution clock (`exits`, `branches` or `auto`) from now on.
+    pub fn use_clock(&mut self, clock: &str) {
+        clock.clone_into(&mut self.clock);
+    }
+
+    /// How a pair is set up in this lab if nothing else is asked for.
+    #[must_use]
+    pub fn options(&self) -> PairOptions {
+        PairOptions {
+            clock: self.clock.clone(),
+            ..PairOptions::default()
+        }
     }
 
     /// A host.

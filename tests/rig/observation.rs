@@ -35,7 +35,7 @@ impl Default for Load {
             interval_us: 5_000,
             requests_max: 0,
             payload_bytes: 32,
-            connect_limit_ms: 40_000,
+            connect_limit_ms: 120_000,
             drain_limit_ms: 20_000,
         }
     }

@@ -115,7 +115,9 @@ fn choose_hosts(understudy: &Path) -> HostKind {
     if let Ok(kind) = host_kind() {
         return kind;
     }
-    let doctor = Command::new(understudy).args(["doctor", "--json"]).output();
+    let doctor = Command::new(understudy)
+        .args(["doctor", "--json", "--fast"])
+        .output();
     let fit = doctor.is_ok_and(|output| {
         let report = serde_json::from_slice::<serde_json::Value>(&output.stdout);
         report.is_ok_and(|report| report["fit"] == serde_json::Value::Bool(true))

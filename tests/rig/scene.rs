@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 use std::time::Duration;
 
 /// Time for the guest to boot and the backup to follow; a few seconds on an idle machine.
-pub const PROTECTED_LIMIT: Duration = Duration::from_secs(45);
+pub const PROTECTED_LIMIT: Duration = Duration::from_secs(120);
 
 /// Time for one side to notice a failure, claim and go on; well under a second on an idle machine.
-pub const GO_LIVE_LIMIT: Duration = Duration::from_secs(20);
+pub const GO_LIVE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Time for requests to be answered when all is well.
-pub const PROGRESS_LIMIT: Duration = Duration::from_secs(20);
+pub const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 
 /// Requests after which a service counts as up.
 const PROGRESS: u64 = 50;

@@ -6,7 +6,7 @@ use super::exit::{Exit, Failure};
 use super::unless_reader_left;
 use clap::Args;
 use std::io::{self, Write};
-use vmm::doctor;
+use vmm::doctor::{self, Thoroughness};
 
 /// Find out by experiment whether this host can run replicated guests.
 ///
@@ -23,11 +23,19 @@ pub(super) struct Arguments {
     /// Answer with JSON.
     #[arg(long)]
     json: bool,
+    /// Stop at the first failed probe: enough for the verdict.
+    #[arg(long)]
+    fast: bool,
 }
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let report = doctor::examine();
+    let thoroughness = if arguments.fast {
+        Thoroughness::FirstFailure
+    } else {
+        Thoroughness::Everything
+    };
+    let report = doctor::examine(thoroughness);
     let text = if arguments.json {
         let json = serde_json::to_string_pretty(&report);
         json.map_err(|error| Failure::new(Exit::Failed, error))? + "\n"

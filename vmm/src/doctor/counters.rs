@@ -21,6 +21,12 @@ pub(super) fn examine() -> Vec<ProbeResult> {
         .collect()
 }
 
+/// What stands in the report of a host that is not fit anyway.
+pub(super) fn not_examined() -> ProbeResult {
+    let evidence = "not examined: the host is unfit".to_owned();
+    ProbeResult::of("counters", Ok(Finding::Bad(evidence)))
+}
+
 /// The conditional branches of a loop, counted in guest mode only, several times.
 fn guest_branches() -> Result<Finding, KvmError> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

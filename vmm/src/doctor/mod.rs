@@ -64,12 +64,26 @@ const PROBES: [Probe; 21] = [
     ("exit-cost", exit_probes::exit_cost),
 ];
 
-/// Runs every probe.
+/// How much to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thoroughness {
+    /// Every probe: all that is wrong, for somebody who wants to mend it.
+    Everything,
+    /// Up to the first failure, which settles the verdict: for programs.
+    FirstFailure,
+}
+
+/// Runs the probes.
 #[must_use]
-pub fn examine() -> Report {
-    let kvm: Vec<ProbeResult> = PROBES
-        .iter()
-        .map(|(name, probe)| ProbeResult::of(name, probe()))
-        .collect();
+pub fn examine(thoroughness: Thoroughness) -> Report {
+    let mut kvm = Vec::new();
+    for (name, probe) in PROBES {
+        let result = ProbeResult::of(name, probe());
+        let settled = result.verdict == Verdict::Fail;
+        kvm.push(result);
+        if settled && thoroughness == Thoroughness::FirstFailure {
+            return Report::new(kvm, vec![counters::not_examined()]);
+        }
+    }
     Report::new(kvm, counters::examine())
 }

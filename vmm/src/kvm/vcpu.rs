@@ -271,6 +271,21 @@ impl Vcpu {
         run.ready_for_interrupt_injection != 0 && run.if_flag != 0
     }
 
+    /// Whether the guest is strictly between two instructions: no exception or interrupt on its way
+    /// into it, and no interrupt shadow, which a breakpoint would respect and a window would not show.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn is_between_instructions(&self) -> Result<bool, KvmError> {
+        let events = call("KVM_GET_VCPU_EVENTS", self.fd.get_vcpu_events())?;
+        Ok(events.exception.injected == 0
+            && events.exception.pending == 0
+            && events.interrupt.injected == 0
+            && events.interrupt.shadow == 0
+            && events.nmi.injected == 0
+            && events.nmi.pending == 0)
+    }
+
     /// Whether RFLAGS.IF was set at the last exit.
     #[must_use]
     pub fn interrupts_enabled(&mut self) -> bool {

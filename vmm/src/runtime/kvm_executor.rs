@@ -44,6 +44,8 @@ pub struct KvmExecutor {
     /// Whether the access that caused the last exit is still to be completed by KVM.
     pub(super) unfinished: bool,
     pub(super) standing: Standing,
+    /// Whether input was applied since the guest was last entered.
+    given: bool,
     console: Vec<u8>,
 }
 
@@ -59,6 +61,7 @@ impl KvmExecutor {
             at: Some(PointKind::Exit),
             unfinished: false,
             standing: Standing::Runnable,
+            given: false,
             console: Vec::new(),
         }
     }
@@ -69,10 +72,12 @@ impl KvmExecutor {
         &self.machine
     }
 
-    /// Injects what is pending, or asks for a window. Only at a point: whether the processor can
-    /// take an interrupt here is then a function of guest state alone.
+    /// Injects what is pending, or asks for a window. Only at a point, and between exits only where
+    /// input was applied: there a record brings the backup to a halt, too. A primary that was merely
+    /// kicked must leave the guest as it found it, for the copy never stops at that place.
     fn prepare_entry(&mut self) -> Result<(), KvmError> {
-        if self.at.is_none() {
+        let given = std::mem::take(&mut self.given);
+        if self.at != Some(PointKind::Exit) && !given {
             return Ok(());
         }
         if self.machine.pending_interrupt().is_some() && self.vcpu.can_inject() {
@@ -232,6 +237,7 @@ impl Executor for KvmExecutor {
     fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, KvmError> {
         // What this leads to is kept by the machine (`wanted_entropy`).
         let _requests = self.machine.apply(time, &input);
+        self.given = true;
         if self.standing == Standing::Halted && self.machine.pending_interrupt().is_some() {
             self.standing = Standing::Runnable;
         }

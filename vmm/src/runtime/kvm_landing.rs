@@ -79,9 +79,7 @@ impl KvmExecutor {
                 }
                 Plan::LeaveHit { arm_after } => {
                     self.vcpu.debug(Debugging::Breakpoint(target.rip))?;
-                    let mut general = self.vcpu.general_registers()?;
-                    general.rflags |= RFLAGS_RF;
-                    self.vcpu.set_general_registers(&general)?;
+                    self.leave_hit()?;
                     arm_after
                 }
             };
@@ -98,6 +96,17 @@ impl KvmExecutor {
                 }
             }
         }
+    }
+
+    /// Lets the next instruction pass its breakpoint. Not while an event is on its way into the guest:
+    /// the handler comes first then, and RF would be seen in the frame that is pushed for it.
+    fn leave_hit(&mut self) -> Result<(), KvmError> {
+        if !self.vcpu.is_between_instructions()? {
+            return Ok(());
+        }
+        let mut general = self.vcpu.general_registers()?;
+        general.rflags |= RFLAGS_RF;
+        self.vcpu.set_general_registers(&general)
     }
 
     /// Replaying: runs up to the margin before `target`, or to the next exit if that comes first.
@@ -142,11 +151,7 @@ impl KvmExecutor {
 
     /// Whether the backup can find the place where the guest was stopped.
     fn nameable(&mut self) -> Result<bool, KvmError> {
-        if self.vcpu.interrupts_enabled() && !self.vcpu.can_inject() {
-            // An interrupt shadow, or an event in delivery.
-            return Ok(false);
-        }
-        Ok(!self.at_repeated_instruction()?)
+        Ok(self.vcpu.is_between_instructions()? && !self.at_repeated_instruction()?)
     }
 
     /// Whether the next instruction repeats itself at one place (REP MOVS and the like): its

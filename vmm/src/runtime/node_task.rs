@@ -142,16 +142,19 @@ impl NodeTask {
         let timer = self
             .wake_at
             .map(|at| tokio::time::Instant::from_std(self.ports.clock.instant(at)));
-        let ports = &mut self.ports;
+        // What the pair's safety hangs on comes first; what the guest and its clients do takes turns,
+        // so that neither a busy guest nor a flood of frames keeps the other waiting.
         tokio::select! {
             biased;
-            Some(event) = ports.link.recv() => Wake::Link(event),
+            Some(event) = self.ports.link.recv() => Wake::Link(event),
             () = sleep_until(timer), if timer.is_some() => Wake::Timer,
             Some(answer) = self.answers.1.recv() => Wake::Answer(answer),
-            report = ports.vcpu.recv(), if takes_emitted => Wake::Vcpu(report),
-            Some(()) = ports.stop.recv() => Wake::Stop,
-            Some(typed) = ports.typed.recv() => Wake::Typed(typed),
-            frames = ports.network.receive(FRAMES_PER_TURN_MAX) => Wake::Frames(frames),
+            Some(()) = self.ports.stop.recv() => Wake::Stop,
+            wake = async { tokio::select! {
+                report = self.ports.vcpu.recv(), if takes_emitted => Wake::Vcpu(report),
+                Some(typed) = self.ports.typed.recv() => Wake::Typed(typed),
+                frames = self.ports.network.receive(FRAMES_PER_TURN_MAX) => Wake::Frames(frames),
+            }} => wake,
         }
     }
 
@@ -282,6 +285,8 @@ impl NodeTask {
             NodeCommand::Engine(offer) => self.engine(offer),
             NodeCommand::StartGuest { generation } => {
                 self.recording = true;
+                // An earlier life of this guest may have ended on the other host.
+                self.ports.network.announce();
                 (self.ports.start_guest)(generation);
             }
             NodeCommand::Announce => {
