@@ -149,8 +149,12 @@ impl KvmExecutor {
         })
     }
 
-    /// Whether the backup can find the place where the guest was stopped.
+    /// Whether the backup can find the place where the guest was stopped. Not where RFLAGS.RF is set,
+    /// as it is behind the IRET of every fault: the breakpoint there would be passed in silence.
     fn nameable(&mut self) -> Result<bool, KvmError> {
+        if self.vcpu.general_registers()?.rflags & RFLAGS_RF != 0 {
+            return Ok(false);
+        }
         Ok(self.vcpu.is_between_instructions()? && !self.at_repeated_instruction()?)
     }
 
