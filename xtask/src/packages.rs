@@ -54,7 +54,15 @@ pub(crate) const EMULATOR_FIRMWARE: &[&str] = &["seabios", "qemu-system-data", "
 /// Used when the emulator cannot be compiled.
 pub(crate) const EMULATOR_STOCK: &[&str] = &["qemu-system-x86"];
 /// For the rig: bridges and namespaces, evidence disks, load.
-pub(crate) const RIG: &[&str] = &["iproute2", "e2fsprogs", "curl", "wrk", "kmod", "zstd"];
+pub(crate) const RIG: &[&str] = &[
+    "iproute2",
+    "e2fsprogs",
+    "curl",
+    "wrk",
+    "kmod",
+    "zstd",
+    "tshark",
+];
 
 /// Installs those of `packages` that are missing. Says which before it does.
 ///

@@ -71,6 +71,21 @@ impl LogReader {
         }
     }
 
+    /// As [`Self::open`], beginning with the segment that holds record `from`, or with the first.
+    ///
+    /// # Errors
+    /// When the directory or the segment cannot be read.
+    pub fn open_at(directory: &Path, from: LogIndex) -> Result<Self, SegmentError> {
+        let mut reader = Self::open(directory);
+        let before = list(directory)?
+            .into_iter()
+            .rfind(|(first, _)| *first <= from);
+        if let Some((first, path)) = before {
+            reader.current = Some(Open::segment(first, path)?);
+        }
+        Ok(reader)
+    }
+
     /// Index of the record after the last frame read; `None` before the first.
     #[must_use]
     pub fn next_index(&self) -> Option<LogIndex> {
@@ -132,16 +147,20 @@ impl LogReader {
         let Some((first, path)) = segments.into_iter().find(|(first, _)| later(*first)) else {
             return Ok(None);
         };
-        Ok(Some(Open {
-            first,
-            scanner: Scanner::open(&path)?,
-            path: path.into(),
-            header_read: false,
-        }))
+        Open::segment(first, path).map(Some)
     }
 }
 
 impl Open {
+    fn segment(first: LogIndex, path: PathBuf) -> Result<Self, SegmentError> {
+        Ok(Self {
+            first,
+            scanner: Scanner::open(&path)?,
+            path: path.into(),
+            header_read: false,
+        })
+    }
+
     /// The next frame; `None` when no whole one is there.
     fn read(
         &mut self,

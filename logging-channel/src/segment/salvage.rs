@@ -65,6 +65,24 @@ impl Salvager {
         })
     }
 
+    /// As [`Self::open`], without the segments that end before record `from`.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn open_at(directory: &Path, from: LogIndex) -> Result<Self, SegmentError> {
+        let mut salvager = Self::open(directory)?;
+        let begun = salvager.segments.iter().filter(|(first, _)| *first <= from);
+        let passed = begun.count().saturating_sub(1);
+        salvager.segments.drain(..passed);
+        Ok(salvager)
+    }
+
+    /// First indices of the segments not yet opened, in order.
+    #[must_use]
+    pub fn segments(&self) -> Vec<LogIndex> {
+        self.segments.iter().map(|(first, _)| *first).collect()
+    }
+
     /// The next frame or hole; `None` at the end.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! or, with `--json`, as data; what happens meanwhile goes to standard error through `tracing`.
 
 mod arbiter;
+mod completions;
 mod doctor;
 mod exit;
 mod guest;
@@ -54,6 +55,8 @@ enum Command {
     Doctor(doctor::Arguments),
     #[command(subcommand)]
     Log(log::Command),
+    Completions(completions::CompletionsArguments),
+    Man(completions::ManArguments),
 }
 
 impl Cli {
@@ -70,6 +73,8 @@ impl Cli {
             Command::Arbiter(arguments) => arbiter::run(arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Log(command) => log::run(&command),
+            Command::Completions(arguments) => completions::completions(&arguments),
+            Command::Man(arguments) => completions::man(&arguments),
         };
         match result {
             Ok(()) => Exit::Done.into(),

@@ -21,6 +21,7 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const EDGES: &[(&str, &[&str])] = &[
     ("understudy-logging-channel", &[]),
     ("understudy-arbiter", &[]),
+    ("understudy-inspect", &["understudy-logging-channel"]),
     ("understudy-vmm", PRODUCT),
     ("witness", &[]),
     ("rig", RIG),
@@ -28,7 +29,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-const PRODUCT: &[&str] = &["understudy-logging-channel", "understudy-arbiter"];
+const PRODUCT: &[&str] = &[
+    "understudy-logging-channel",
+    "understudy-arbiter",
+    "understudy-inspect",
+];
 const RIG: &[&str] = &[
     "understudy-logging-channel",
     "understudy-arbiter",

@@ -1,196 +1,134 @@
-//! A small log on disk, whole, cut short and damaged.
+//! The commands on a small log on disk: what they end with.
 
-use super::list::write_log;
-use super::stat::gather;
+use super::arguments::{Choice, Look};
 use super::*;
+use clap::Parser;
 use logging_channel::codec::EncodedLog;
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::host_time::{GuestTime, HostTime};
-use logging_channel::record::{
-    ClockKind, Control, EndReason, LogIndex, Output, OutputDevice, Record, Start,
-};
+use logging_channel::record::{EndReason, LogIndex, Record, RecordBody};
 use logging_channel::segment::{SegmentWriter, SyncPolicy, TailPolicy, WriterOptions};
 
-fn bodies() -> Vec<RecordBody> {
-    let start = Start {
-        vm: "web".into(),
-        generation: 3,
-        clock: ClockKind::Exits,
-        cpu_model: "understudy-v1".into(),
-        memory_bytes: 64 << 20,
-        kernel_sha256: [0x11; 32],
-        initramfs_sha256: [0x22; 32],
-        cmdline: "console=ttyS0".into(),
-        mac: [2, 0, 0, 0, 0, 1],
-        wall_clock_s: 1,
-        rng_seed: [0; 32],
-    };
-    let output = Output {
-        device: OutputDevice::Network(0),
-        length: 60,
-        digest: 0xabcd,
-    };
-    let mut bodies = vec![
-        RecordBody::Start(Box::new(start)),
-        RecordBody::Packet {
-            device: 0,
-            bytes: vec![0xab; 60],
-        },
-        RecordBody::Output(output),
-    ];
-    bodies.extend(std::iter::repeat_n(RecordBody::Timer, 20));
-    bodies.push(RecordBody::Control(Control::Generation(4)));
-    bodies.push(RecordBody::End(EndReason::PowerOff));
-    bodies
+pub(super) struct Writer {
+    writer: SegmentWriter,
+    next: u64,
 }
 
-/// A log of one frame per record, and the path of its only segment.
-fn written() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let options = WriterOptions {
-        sync: SyncPolicy::Never,
-        ..WriterOptions::default()
-    };
-    let (mut writer, _) =
-        SegmentWriter::open(directory.path(), "web", options, TailPolicy::Refuse).unwrap();
-    let mut time_us = 0;
-    for (index, body) in (0u64..).zip(bodies()) {
-        // Guest time moves only where something from outside is applied.
-        if matches!(body, RecordBody::Timer | RecordBody::Packet { .. }) {
-            time_us = index * 100_000;
-        }
+impl Writer {
+    pub(super) fn new(dir: &Path) -> Self {
+        let options = WriterOptions {
+            sync: SyncPolicy::Never,
+            segment_bytes_max: 600,
+        };
+        let (writer, _) = SegmentWriter::open(dir, "web", options, TailPolicy::Refuse).unwrap();
+        Self { writer, next: 0 }
+    }
+
+    pub(super) fn append(&mut self, body: RecordBody) {
+        let index = self.next;
+        self.next += 1;
         let record = Record {
             index: LogIndex(index),
             point: ExecutionPoint::at_exit(index * 10, 0xbeef),
-            guest_time: GuestTime::from_micros(time_us),
+            guest_time: GuestTime::from_micros(0),
             body,
         };
         for log in EncodedLog::encode_all(&[record]).unwrap() {
-            writer.append(&log, HostTime(0)).unwrap();
+            self.writer.append(&log, HostTime(0)).unwrap();
         }
     }
-    let segment = std::fs::read_dir(directory.path())
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    (directory, segment)
 }
 
-fn listed(dir: &Path, from: u64, kind: &[&str], json: bool) -> (String, u64) {
-    let kind = kind.iter().map(|&kind| kind.to_owned()).collect();
-    let arguments = ListArguments {
-        dir: dir.into(),
-        from,
-        to: u64::MAX,
-        kind,
-        json,
-    };
-    let mut out = Vec::new();
-    let damage = write_log(&mut out, &arguments).unwrap();
-    (String::from_utf8(out).unwrap(), damage.count)
+fn log() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::new(dir.path());
+    for _ in 0..40 {
+        writer.append(RecordBody::Timer);
+    }
+    writer.append(RecordBody::Console(b"ls -l\n".to_vec()));
+    writer.append(RecordBody::End(EndReason::PowerOff));
+    dir
 }
+
+fn flip_a_bit(dir: &Path) {
+    let entry = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap();
+    let mut bytes = std::fs::read(entry.path()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(entry.path(), bytes).unwrap();
+}
+
+/// Runs `understudy log WORDS`, where `DIR` stands for the directory; the exit status.
+fn status(words: &str, dir: &Path) -> Exit {
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+    let dir = dir.display().to_string();
+    let words = words.split(' ').map(|word| word.replace("DIR", &dir));
+    let cli = Cli::try_parse_from(std::iter::once("log".to_owned()).chain(words)).unwrap();
+    run(&cli.command).map_or_else(|failure| failure.exit, |()| Exit::Done)
+}
+
+const COMMANDS: [&str; 9] = [
+    "stat DIR",
+    "ls DIR --json",
+    "verify DIR",
+    "show DIR 3 -n 100",
+    "grep ls DIR",
+    "export DIR --csv /dev/null",
+    "export DIR --pcapng /dev/null",
+    "export DIR --perfetto /dev/null --filter timer",
+    "follow DIR --from 0 --json",
+];
 
 #[test]
-fn a_whole_log_is_counted() {
-    let (directory, segment) = written();
-    let (report, damage) = gather(directory.path()).unwrap();
-    assert_eq!(damage.count, 0, "{}", report.text());
-    let json = serde_json::to_value(&report).unwrap();
-    assert_eq!(json["vm"], "web");
-    assert_eq!(json["records"], 25);
-    assert_eq!(json["frames"], 25);
-    assert_eq!(json["bytes"], std::fs::metadata(segment).unwrap().len());
-    assert_eq!(json["guest_time_us"], 2_200_000);
-    assert_eq!(json["kinds"]["timer"]["records"], 20);
-    assert_eq!(json["kinds"]["packet"]["payload_bytes"], 60);
-    assert_eq!(json["generations"][1]["generation"], 4);
-    assert_eq!(json["end"], "PowerOff");
-    let sum: u64 = json["kinds"]
-        .as_object()
-        .unwrap()
-        .values()
-        .map(|k| k["bytes"].as_u64().unwrap())
-        .sum();
-    assert_eq!(
-        Some(sum),
-        json["bytes"]
-            .as_u64()
-            .zip(json["overhead_bytes"].as_u64())
-            .map(|(b, o)| b - o)
-    );
-    let text = report.text();
-    for part in [
-        "2.200 s of guest time",
-        "generation   4 from record 23",
-        "end          PowerOff",
-    ] {
-        assert!(text.contains(part), "{part}:\n{text}");
+fn a_sound_log_ends_with_status_0_and_a_damaged_one_with_8() {
+    let dir = log();
+    for command in COMMANDS {
+        assert_eq!(status(command, dir.path()), Exit::Done, "{command}");
+    }
+    flip_a_bit(dir.path());
+    for command in COMMANDS {
+        assert_eq!(status(command, dir.path()), Exit::Damaged, "{command}");
     }
 }
 
 #[test]
-fn records_are_listed_and_chosen() {
-    let (directory, _) = written();
-    let (text, _) = listed(directory.path(), 0, &[], false);
-    assert_eq!(text.lines().count(), 25);
-    let (text, _) = listed(directory.path(), 2, &["packet", "output", "end"], false);
-    let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 2);
-    assert!(
-        lines[0].ends_with("output   net0 60 bytes crc32c 0000abcd"),
-        "{}",
-        lines[0]
-    );
-    let (text, _) = listed(directory.path(), 24, &[], true);
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&json["kind"], &json["index"]), (&"end".into(), &24.into()));
+fn what_is_not_there_is_said() {
+    let dir = log();
+    assert_eq!(status("show DIR 99", dir.path()), Exit::Failed);
+    assert_eq!(status("grep nothing DIR", dir.path()), Exit::Failed);
+    let empty = tempfile::tempdir().unwrap();
+    for command in &COMMANDS[..8] {
+        assert_eq!(status(command, empty.path()), Exit::Failed, "{command}");
+    }
 }
 
 #[test]
-fn a_torn_tail_is_shown_and_no_damage() {
-    let (directory, segment) = written();
-    let length = std::fs::metadata(&segment).unwrap().len();
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(&segment)
-        .unwrap()
-        .set_len(length - 3)
-        .unwrap();
-    let (report, damage) = gather(directory.path()).unwrap();
-    assert_eq!(damage.count, 0);
-    assert!(report.text().contains("\ntorn: "), "{}", report.text());
-    assert!(report.text().contains("open: the guest had not ended"));
-}
-
-#[test]
-fn damage_is_shown_with_its_place() {
-    let (directory, segment) = written();
-    let mut bytes = std::fs::read(&segment).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&segment, bytes).unwrap();
-    let (report, damage) = gather(directory.path()).unwrap();
-    assert!(damage.count > 0);
-    assert!(report.text().contains("\ndamaged: "), "{}", report.text());
-    let (text, count) = listed(directory.path(), 0, &[], false);
-    assert_eq!(count, damage.count);
-    assert!(text.contains("bytes left out"), "{text}");
-    let stat = Command::Stat(StatArguments {
-        dir: directory.path().into(),
-        json: true,
-    });
-    assert_eq!(run(&stat).unwrap_err().exit, Exit::Damaged);
-}
-
-#[test]
-fn no_log_is_said() {
-    let directory = tempfile::tempdir().unwrap();
-    let failure = gather(directory.path()).unwrap_err();
-    assert!(
-        failure.text().contains("there is no log in"),
-        "{}",
-        failure.text()
+fn following_shows_the_last_records_and_then_each_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::new(dir.path());
+    for _ in 0..50 {
+        writer.append(RecordBody::Timer);
+    }
+    let mut out = Vec::new();
+    let mut to_write = vec![RecordBody::End(EndReason::PowerOff), RecordBody::Timer];
+    let choice = Choice::default();
+    let look = Look::default();
+    follow::write(&mut out, dir.path(), 2, &choice, &look, || {
+        writer.append(to_write.pop().expect("the End record ends it"));
+        Ok(true)
+    })
+    .unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let indices = text
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap());
+    assert_eq!(
+        indices.collect::<Vec<_>>(),
+        ["48", "49", "50", "51"],
+        "{text}"
     );
 }

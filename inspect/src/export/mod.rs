@@ -1,0 +1,7 @@
+//! A log in the form of other programs: packet capture, trace, table.
+
+#![forbid(unsafe_code)]
+
+pub mod csv;
+pub mod pcapng;
+pub mod trace;

@@ -1,0 +1,31 @@
+//! Reads event logs for people and their tools: whole or damaged, finished or being written.
+//!
+//! Everything streams: memory is that of one frame and of the report, whatever the log's size. Nothing
+//! here writes to a log, and nothing is ever replayed from what is salvaged here. What the log does not
+//! hold (host time, acknowledgements, transmitted bytes) is said to be missing, never invented:
+//! `docs/inspecting.md`.
+//!
+//! ```text
+//! source ──▶ Found::{Record, Hole} ──▶ filter ──▶ line, show, stat, diff, export
+//!                                        └─ facts, packet (decoded only when asked)
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod export;
+pub mod facts;
+pub mod filter;
+pub mod hex;
+pub mod kind;
+pub mod line;
+pub mod packet;
+pub mod place;
+pub mod show;
+pub mod source;
+pub mod stat;
+
+pub mod theme;
+pub mod verify;
+
+#[cfg(test)]
+mod sample;

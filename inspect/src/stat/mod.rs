@@ -1,0 +1,277 @@
+//! Counts over a whole log, in one pass and bounded memory.
+//!
+//! Times are guest time: the log has no other. When records were acknowledged, output released and how
+//! far the backup was behind is not in the log either; `understudy status` of a running pair knows.
+
+#![forbid(unsafe_code)]
+
+mod series;
+mod silence;
+mod text;
+
+use crate::facts::Facts;
+use crate::kind::Kind;
+use crate::source::{Damage, Hole, Step, WalkError, walk_frames};
+use logging_channel::codec::Placed;
+use logging_channel::record::{Control, OutputDevice, Record, RecordBody};
+use logging_channel::segment::format::SEGMENT_HEADER_BYTES;
+use logging_channel::segment::{ReadFrame, Salvaged};
+use serde::Serialize;
+use series::Series;
+use silence::{Silence, Silences};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Holes and generations that a report lists; more are only counted.
+const LISTED_MAX: usize = 1_000;
+
+/// Records of one kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Serialize)]
+struct Tally {
+    records: u64,
+    bytes: u64,
+    /// Bytes that came from outside or left the guest: packets, console, entropy.
+    payload_bytes: u64,
+    bytes_per_record: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Position {
+    index: u64,
+    exits: u64,
+    branches: u64,
+    guest_time_us: u64,
+}
+
+impl From<&Record> for Position {
+    fn from(record: &Record) -> Self {
+        Self {
+            index: record.index.0,
+            exits: record.point.exits,
+            branches: record.point.branches,
+            guest_time_us: record.guest_time.as_micros(),
+        }
+    }
+}
+
+/// A generation, and the part of the log that it recorded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Generation {
+    generation: u64,
+    from: Position,
+    /// Its last record.
+    to: Position,
+}
+
+/// The report.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    directory: PathBuf,
+    vm: Option<String>,
+    clock: Option<String>,
+    segments: u64,
+    frames: u64,
+    records: u64,
+    /// Everything on disk: records, frame headers, segment headers.
+    bytes: u64,
+    overhead_bytes: u64,
+    first: Option<Position>,
+    last: Option<Position>,
+    guest_time_us: u64,
+    /// Per second of guest time; absent in a log without duration.
+    records_per_s: Option<f64>,
+    bits_per_s: Option<f64>,
+    kinds: BTreeMap<&'static str, Tally>,
+    generations: Vec<Generation>,
+    silences: Vec<Silence>,
+    rates: Series,
+    /// How the guest ended, if the log says so.
+    end: Option<String>,
+    holes: Vec<Hole>,
+    #[serde(skip)]
+    file: Option<PathBuf>,
+    #[serde(skip)]
+    tallies: [Tally; Kind::ALL.len()],
+    #[serde(skip)]
+    measured: Silences,
+}
+
+/// Counts the log in `dir`.
+///
+/// # Errors
+/// When there is no log, or a file cannot be read.
+pub fn gather(dir: &Path) -> Result<(Report, Damage), WalkError> {
+    let mut report = Report {
+        directory: dir.into(),
+        ..Report::default()
+    };
+    let damage = walk_frames(dir, None, |item| {
+        match item {
+            Salvaged::Frame(frame) => report.add_frame(frame),
+            Salvaged::LeftOut(left_out) => report.add_hole(left_out.into()),
+        }
+        Ok(Step::On)
+    })?;
+    report.conclude();
+    Ok((report, damage))
+}
+
+impl Report {
+    fn add_file(&mut self, path: &Path) {
+        if self.file.as_deref() != Some(path) {
+            self.file = Some(path.into());
+            self.segments += 1;
+            self.bytes += SEGMENT_HEADER_BYTES as u64;
+            self.overhead_bytes += SEGMENT_HEADER_BYTES as u64;
+        }
+    }
+
+    fn add_hole(&mut self, hole: Hole) {
+        self.add_file(&hole.file);
+        if self.holes.len() < LISTED_MAX {
+            self.holes.push(hole);
+        }
+    }
+
+    fn add_frame(&mut self, frame: &ReadFrame) {
+        self.add_file(&frame.path);
+        self.frames += 1;
+        self.bytes += frame.length as u64;
+        let records: usize = frame.records.iter().map(|placed| placed.length).sum();
+        self.overhead_bytes += (frame.length - records.min(frame.length)) as u64;
+        for placed in &frame.records {
+            self.add_record(placed);
+        }
+    }
+
+    fn add_record(&mut self, placed: &Placed) {
+        let record = &placed.record;
+        self.records += 1;
+        let facts = Facts::of(record);
+        let tally = &mut self.tallies[facts.kind as usize];
+        tally.records += 1;
+        tally.bytes += placed.length as u64;
+        tally.payload_bytes += facts.size().unwrap_or(0);
+        let position = Position::from(record);
+        match &record.body {
+            RecordBody::Start(start) => {
+                self.vm = Some(start.vm.clone());
+                self.clock = Some(format!("{:?}", start.clock).to_lowercase());
+                self.add_generation(start.generation, position);
+            }
+            RecordBody::Control(Control::Generation(generation)) => {
+                self.add_generation(*generation, position);
+            }
+            RecordBody::End(reason) => self.end = Some(format!("{reason:?}")),
+            _ => {}
+        }
+        let received = matches!(record.body, RecordBody::Packet { .. });
+        let sent =
+            matches!(&record.body, RecordBody::Output(o) if o.device != OutputDevice::Console);
+        self.rates
+            .add(position.guest_time_us, placed.length as u64, received, sent);
+        self.measured.add(&position, received, sent);
+        if let Some(generation) = self.generations.last_mut() {
+            generation.to = position;
+        }
+        self.first.get_or_insert(position);
+        self.last = Some(position);
+    }
+
+    fn add_generation(&mut self, generation: u64, from: Position) {
+        if self.generations.len() < LISTED_MAX {
+            self.generations.push(Generation {
+                generation,
+                from,
+                to: from,
+            });
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "rates and means are for people")]
+    fn conclude(&mut self) {
+        for kind in Kind::ALL {
+            let mut tally = self.tallies[kind as usize];
+            if tally.records > 0 {
+                tally.bytes_per_record = tally.bytes as f64 / tally.records as f64;
+                self.kinds.insert(kind.name(), tally);
+            }
+        }
+        self.silences = self.measured.longest();
+        if let (Some(first), Some(last)) = (&self.first, &self.last) {
+            self.guest_time_us = last.guest_time_us.saturating_sub(first.guest_time_us);
+        }
+        if self.guest_time_us > 0 {
+            let seconds = self.guest_time_us as f64 / 1e6;
+            self.records_per_s = Some(self.records as f64 / seconds);
+            self.bits_per_s = Some(self.bytes as f64 * 8.0 / seconds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn a_whole_log_is_counted() {
+        let log = sample::log_in_segments(1 << 20);
+        let (report, damage) = gather(log.dir()).unwrap();
+        assert_eq!(damage.count, 0, "{}", report.text());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["vm"], "web");
+        assert_eq!(json["records"], 25);
+        assert_eq!(json["frames"], 25);
+        let length = std::fs::metadata(&log.segments()[0]).unwrap().len();
+        assert_eq!(json["bytes"], length);
+        assert_eq!(json["guest_time_us"], 2_200_000);
+        assert_eq!(json["kinds"]["timer"]["records"], 20);
+        assert_eq!(json["kinds"]["packet"]["payload_bytes"], 59);
+        assert_eq!(json["generations"][1]["generation"], 4);
+        assert_eq!(json["generations"][0]["to"]["index"], 22);
+        assert_eq!(json["end"], "PowerOff");
+        let kinds = json["kinds"].as_object().unwrap();
+        let sum: u64 = kinds
+            .values()
+            .filter_map(|kind| kind["bytes"].as_u64())
+            .sum();
+        assert_eq!(length, sum + json["overhead_bytes"].as_u64().unwrap());
+        let text = report.text();
+        for part in [
+            "2.200 s of guest time",
+            "generation   3 from record 0 to 22",
+            "generation   4 from record 23 to 24",
+            "end          PowerOff",
+        ] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_torn_tail_is_shown_and_no_damage() {
+        let log = sample::log_in_segments(1 << 20);
+        let segment = &log.segments()[0];
+        let length = std::fs::metadata(segment).unwrap().len();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(segment)
+            .unwrap();
+        file.set_len(length - 3).unwrap();
+        let (report, damage) = gather(log.dir()).unwrap();
+        assert_eq!(damage.count, 0);
+        let text = report.text();
+        assert!(text.contains("\ntorn: "), "{text}");
+        assert!(text.contains("open: the guest had not ended"), "{text}");
+    }
+
+    #[test]
+    fn damage_is_shown_with_its_place() {
+        let log = sample::log_in_segments(1 << 20);
+        let (file, _) = log.flip_a_bit();
+        let (report, damage) = gather(log.dir()).unwrap();
+        assert!(damage.count > 0);
+        let place = format!("\ndamaged: {} byte ", file.display());
+        assert!(report.text().contains(&place), "{}", report.text());
+    }
+}

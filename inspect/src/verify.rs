@@ -1,0 +1,160 @@
+//! Whether a log is sound: every frame, record and sequence rule checked, nothing changed.
+
+#![forbid(unsafe_code)]
+
+use crate::line::HoleText;
+use crate::source::{Damage, Hole, Step, WalkError, walk_frames};
+use crate::theme::Theme;
+use logging_channel::record::RecordBody;
+use logging_channel::segment::Salvaged;
+use serde::Serialize;
+use std::io::Write;
+use std::path::Path;
+
+/// What a check found.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Sound segments and parts of segments were read from this many files.
+    pub segments: u64,
+    /// Sound frames.
+    pub frames: u64,
+    /// Sound records.
+    pub records: u64,
+    /// Index of the first.
+    pub first: Option<u64>,
+    /// Index of the last.
+    pub last: Option<u64>,
+    /// Whether the log says how the guest ended.
+    pub ended: bool,
+    /// Bytes that were left out, a torn tail among them.
+    pub left_out_bytes: u64,
+    /// Places that are damaged; a torn tail is none.
+    pub damaged: u64,
+}
+
+/// Checks the log in `dir`; every hole is written to `out` as it is found, and the verdict at the end.
+///
+/// # Errors
+/// When there is no log, a file cannot be read, or `out` cannot be written.
+pub fn verify(
+    out: &mut impl Write,
+    dir: &Path,
+    json: bool,
+    theme: Theme,
+) -> Result<Damage, WalkError> {
+    let mut verdict = Verdict::default();
+    let mut file = None;
+    let damage = walk_frames(dir, None, |item| {
+        let path = match item {
+            Salvaged::Frame(frame) => {
+                verdict.frames += 1;
+                verdict.records += frame.records.len() as u64;
+                for placed in &frame.records {
+                    let record = &placed.record;
+                    verdict.first.get_or_insert(record.index.0);
+                    verdict.last = Some(record.index.0);
+                    verdict.ended |= matches!(record.body, RecordBody::End(_));
+                }
+                &frame.path
+            }
+            Salvaged::LeftOut(left_out) => {
+                verdict.left_out_bytes += left_out.bytes;
+                let hole = Hole::from(left_out);
+                if json {
+                    crate::line::write_hole_json(out, &hole)?;
+                } else {
+                    writeln!(out, "{}", HoleText(&hole, theme))?;
+                }
+                &left_out.path
+            }
+        };
+        if file.as_ref() != Some(path) {
+            file = Some(path.clone());
+            verdict.segments += 1;
+        }
+        Ok(Step::On)
+    })?;
+    verdict.damaged = damage.count;
+    if json {
+        serde_json::to_writer(&mut *out, &verdict).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        let Verdict {
+            segments,
+            frames,
+            records,
+            ..
+        } = verdict;
+        let word = if damage.count == 0 {
+            "sound"
+        } else {
+            "damaged"
+        };
+        let span = match (verdict.first, verdict.last) {
+            (Some(first), Some(last)) => format!(", {first} to {last}"),
+            _ => String::new(),
+        };
+        let end = if verdict.ended {
+            ""
+        } else {
+            "; it does not say how the guest ended"
+        };
+        writeln!(
+            out,
+            "{word}: {segments} segments, {frames} frames, {records} records{span}{end}"
+        )?;
+    }
+    Ok(damage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    fn text(log: &sample::Log) -> (String, u64) {
+        let mut out = Vec::new();
+        let damage = verify(&mut out, log.dir(), false, Theme::plain()).unwrap();
+        (String::from_utf8(out).unwrap(), damage.count)
+    }
+
+    #[test]
+    fn a_sound_log_is_sound() {
+        let (text, damage) = text(&sample::log_in_segments(400));
+        assert_eq!(damage, 0);
+        assert!(
+            text.starts_with("sound: ") && text.contains("25 records, 0 to 24"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_the_rest_is_read() {
+        let log = sample::log_in_segments(1 << 20);
+        let segment = log.segments().remove(0);
+        let whole = std::fs::read(&segment).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(&segment, bytes).unwrap();
+            let (text, damage) = text(&log);
+            assert!(damage > 0, "byte {at}: {text}");
+            assert!(
+                text.contains(&segment.display().to_string()),
+                "byte {at}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_foreign_file_is_damage_at_its_beginning() {
+        let log = sample::log_in_segments(1 << 20);
+        std::fs::write(
+            &log.segments()[0],
+            b"#!/bin/sh\necho this is no log, and long enough\n",
+        )
+        .unwrap();
+        let (text, damage) = text(&log);
+        assert!(damage > 0 && text.contains("byte 0"), "{text}");
+    }
+}
