@@ -11,12 +11,11 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use vmm::config::{self, ClockChoice, Config};
+use vmm::doctor;
 use vmm::replication::node::{HaltReason, NodeStatus};
 use vmm::runtime::control_socket::{ControlError, ControlSocket};
 use vmm::runtime::{self, GuestError, NodeEnd, RunOptions, RuntimeError};
 
-/// Branches short of a landing point at which the counter is armed; `doctor` measures the need.
-pub(super) const SKID_MARGIN_BRANCHES: u64 = 128;
 /// Longest part of the host's name that goes into the holder's name.
 const HOST_BYTES_MAX: usize = 64;
 
@@ -128,10 +127,11 @@ where
 {
     let (publish, status) = watch::channel(None);
     let (stop, stopped) = mpsc::channel(1);
+    let (clock, margin) = clock_of(config.clock)?;
     let options = RunOptions {
         host: holder_name()?,
-        clock: clock_of(config),
-        margin: SKID_MARGIN_BRANCHES,
+        clock,
+        margin,
         status: publish,
         stop: stopped,
     };
@@ -210,13 +210,29 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
     Err(Failure::new(exit, reason).remedy(remedy))
 }
 
-/// Which clock this run uses.
-pub(super) fn clock_of(config: &Config) -> ClockKind {
-    match config.clock {
-        ClockChoice::Branches => ClockKind::Branches,
-        // Both sides have to choose alike, and no proof of landings on this host is made yet.
-        ClockChoice::Auto | ClockChoice::Exits => ClockKind::Exits,
+/// Which clock this run uses, and the margin of its landings in branches (0 on the exit clock). The
+/// branch clock is proven on this host each time, which takes about a second.
+fn clock_of(choice: ClockChoice) -> Result<(ClockKind, u64), Failure> {
+    match choice {
+        ClockChoice::Exits => Ok((ClockKind::Exits, 0)),
+        ClockChoice::Branches => Ok((ClockKind::Branches, branch_clock_margin()?)),
+        ClockChoice::Auto => match doctor::branch_clock_margin() {
+            Ok(margin) => Ok((ClockKind::Branches, margin)),
+            Err(why) => {
+                tracing::info!(%why, "the exit clock it is: the branch clock cannot be trusted here");
+                Ok((ClockKind::Exits, 0))
+            }
+        },
     }
+}
+
+/// The margin with which this host lands; a failure that says what to do when it cannot.
+pub(super) fn branch_clock_margin() -> Result<u64, Failure> {
+    doctor::branch_clock_margin().map_err(|why| {
+        let error = anyhow::anyhow!("the branch clock cannot be trusted on this host: {why}");
+        Failure::new(Exit::HostUnfit, error)
+            .remedy("`understudy doctor` has the details; set [clock] kind = \"exits\" or \"auto\"")
+    })
 }
 
 /// The host's name and a random number. A process number alone is not enough: a host that was

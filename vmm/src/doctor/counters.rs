@@ -1,79 +1,393 @@
-//! Are there performance counters that count a guest exactly? Information for the branch clock.
+//! Can the branch clock be believed on this host? Found out by making it do its work on small guests.
+//!
+//! Counting: a program whose conditional branches are known is thrown out of the guest at random and
+//! must still count exactly. Stopping: the counter is armed again and again, and how far the guest
+//! overran (the skid) makes a histogram, from which the margin follows. Landing: places of a loop are
+//! gone to by breakpoint and must be reached with the right count and registers. The rest is what is
+//! known to spoil counts on real processors (`kvm::perf_counter` has the sources).
+//!
+//! The margin is four times the largest skid seen and at least [`MARGIN_BRANCHES_MIN`]: too small shows
+//! as a backup that diverges by overshooting, too large costs a breakpoint hit or two per landing.
 
 use super::report::ProbeResult;
-use super::tiny_guest::{Ring, TinyGuest};
+use super::tiny_guest::{CODE, Ring, TinyGuest};
 use super::{Finding, Probe};
-use crate::clock::branch_clock::Counter;
+use crate::clock::branch_clock::BranchClock;
+use crate::clock::landing::{Here, Plan, plan};
 use crate::kvm::KvmError;
+use crate::kvm::exit::BadExit;
 use crate::kvm::perf_counter::{self, PerfCounter};
+use crate::kvm::vcpu::{Debugging, RunOutcome};
+use crate::machine::exit::VmExit;
+use logging_channel::execution_point::{ExecutionPoint, PointKind};
+use std::sync::mpsc::TryRecvError;
 
-/// Conditional branches in the probe guest's loop.
-const BRANCHES: u64 = 1_000_000;
-/// Times the guest runs the loop.
-const ROUNDS: usize = 5;
+/// Smallest margin, in branches.
+const MARGIN_BRANCHES_MIN: u64 = 64;
+/// A margin beyond this makes landings so slow that the exit clock serves better.
+const MARGIN_BRANCHES_MAX: u64 = 16_384;
+/// Rounds of the probe guest's loop between two port writes.
+const ROUNDS: u64 = 100_000;
+/// Conditional branches per round: one taken, one that depends on the round.
+const BRANCHES_PER_ROUND: u64 = 2;
+/// Loops counted under kicks.
+const COUNTED: u32 = 20;
+/// Overflows asked for.
+const OVERFLOWS: u32 = 400;
+/// Places landed on.
+const LANDINGS: u32 = 100;
+/// Stops allowed for one landing before it counts as lost.
+const STOPS_MAX: u32 = 100_000;
+/// RFLAGS.RF.
+const RFLAGS_RF: u64 = 1 << 16;
+/// Upper bounds of the histogram's bins, in branches.
+const BINS: [u64; 8] = [0, 1, 3, 10, 30, 100, 1_000, u64::MAX];
 
-const PROBES: [Probe; 1] = [("guest-branches", guest_branches)];
+/// What the counters section found.
+pub(super) struct Counters {
+    pub(super) probes: Vec<ProbeResult>,
+    /// The margin for this host, when it can be trusted.
+    pub(super) margin_branches: Option<u64>,
+}
 
-pub(super) fn examine() -> Vec<ProbeResult> {
-    PROBES
-        .iter()
-        .map(|(name, probe)| ProbeResult::of(name, probe()))
-        .collect()
+const PROBES: [Probe; 3] = [
+    ("guest-branches", exact_under_kicks),
+    ("landing", landings),
+    ("host-settings", host_settings),
+];
+
+/// Runs every probe.
+pub(super) fn examine() -> Counters {
+    let (skid, margin) = match skid() {
+        Ok(Ok((finding, margin))) => (Ok(finding), margin),
+        Ok(Err(bad)) => (Ok(bad), None),
+        Err(error) => (Err(error), None),
+    };
+    let mut probes = vec![ProbeResult::of("skid", skid)];
+    probes.extend(
+        PROBES
+            .iter()
+            .map(|(name, probe)| ProbeResult::of(name, probe())),
+    );
+    Counters {
+        probes,
+        margin_branches: margin,
+    }
 }
 
 /// What stands in the report of a host that is not fit anyway.
-pub(super) fn not_examined() -> ProbeResult {
+pub(super) fn not_examined() -> Counters {
     let evidence = "not examined: the host is unfit".to_owned();
-    ProbeResult::of("counters", Ok(Finding::Bad(evidence)))
+    Counters {
+        probes: vec![ProbeResult::of("counters", Ok(Finding::Bad(evidence)))],
+        margin_branches: None,
+    }
 }
 
-/// The conditional branches of a loop, counted in guest mode only, several times.
-fn guest_branches() -> Result<Finding, KvmError> {
+/// This processor's event, open on this thread; or why not.
+fn open() -> Result<(BranchClock<PerfCounter>, &'static str), Finding> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let Some(event) = perf_counter::event_for(&cpuinfo) else {
-        return Ok(Finding::Bad("no event is known for this processor".into()));
+        return Err(Finding::Bad("no event is known for this processor".into()));
     };
-    let (processor, config) = (event.name, event.config);
-    let mut counter = match PerfCounter::open(config) {
-        Ok(counter) => counter,
-        Err(error) => {
-            return Ok(Finding::Bad(format!(
-                "perf_event_open({processor}, {config:#x}): {error}"
-            )));
-        }
-    };
-    let count = BRANCHES.to_le_bytes();
+    match PerfCounter::open(event.config) {
+        Ok(counter) => Ok((BranchClock::new(counter, 0), event.name)),
+        Err(error) => Err(Finding::Bad(format!(
+            "perf_event_open({}, {:#x}): {error}",
+            event.name, event.config
+        ))),
+    }
+}
+
+/// Loops ROUNDS times, then writes to port 0x10, forever.
+fn looping_guest() -> Result<TinyGuest, KvmError> {
+    let rounds = ROUNDS.to_le_bytes();
     #[rustfmt::skip]
     let code = [
-        0xb9, count[0], count[1], count[2], count[3], // mov ecx, BRANCHES
-        0xff, 0xc9,                                   // dec ecx
-        0x75, 0xfc,                                   // jnz back
-        0xe6, 0x10,                                   // out 0x10, al
-        0xeb, 0xf3,                                   // jmp start
+        0xb9, rounds[0], rounds[1], rounds[2], rounds[3], // mov ecx, ROUNDS
+        0xf6, 0xc1, 0x07,                                 // again: test cl, 7
+        0x75, 0x03,                                       // jnz over
+        0x48, 0xff, 0xc3,                                 // inc rbx
+        0x48, 0x01, 0xc8,                                 // over: add rax, rcx
+        0xff, 0xc9,                                       // dec ecx
+        0x75, 0xf1,                                       // jnz again
+        0xe6, 0x10,                                       // out 0x10, al
+        0xeb, 0xe8,                                       // jmp start
     ];
-    let mut guest = TinyGuest::new(&code, Ring::Kernel)?;
-    let mut counts = Vec::new();
-    let mut last = read(&mut counter);
-    for _ in 0..ROUNDS {
-        guest.port()?;
-        let now = read(&mut counter);
-        counts.push(match (&last, &now) {
-            (Ok(last), Ok(now)) => now - last,
-            (Err(error), _) | (_, Err(error)) => return Ok(Finding::Bad(error.clone())),
-        });
-        last = now;
-    }
-    Ok(if counts.iter().all(|&count| count == BRANCHES) {
-        Finding::Good(format!(
-            "{processor}: {ROUNDS} times {BRANCHES} branches, exact"
-        ))
-    } else {
-        Finding::Bad(format!(
-            "{processor}: {BRANCHES} branches were counted as {counts:?}"
-        ))
+    TinyGuest::new(&code, Ring::Kernel)
+}
+
+/// The exact number of branches of a known loop, while kicks throw the guest out at random.
+fn exact_under_kicks() -> Result<Finding, KvmError> {
+    let (mut clock, processor) = match open() {
+        Ok(opened) => opened,
+        Err(bad) => return Ok(bad),
+    };
+    let mut guest = looping_guest()?;
+    let kicker = guest.cpu.kicker();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
+            kicker.kick();
+            std::thread::park_timeout(std::time::Duration::from_micros(50));
+        }
+    });
+    let outcome = count_loops(&mut guest, &mut clock);
+    drop(done);
+    // The thread only kicks; it cannot panic.
+    let _ = thread.join();
+    let (wrong, kicks) = outcome?;
+    let expected = ROUNDS * BRANCHES_PER_ROUND;
+    Ok(match wrong {
+        None => Finding::Good(format!(
+            "{processor}: {COUNTED} times {expected} branches, exact among {kicks} kicks"
+        )),
+        Some(found) => Finding::Bad(format!(
+            "{processor}: {expected} branches were counted as {found} among {kicks} kicks"
+        )),
     })
 }
 
-fn read(counter: &mut PerfCounter) -> Result<u64, String> {
-    counter.read().map_err(|error| error.to_string())
+fn count_loops(
+    guest: &mut TinyGuest,
+    clock: &mut BranchClock<PerfCounter>,
+) -> Result<(Option<u64>, u64), KvmError> {
+    let mut kicks = 0;
+    let mut before = clock.branches()?;
+    for _ in 0..COUNTED {
+        loop {
+            match guest.cpu.run()? {
+                RunOutcome::Exit(_) => break,
+                RunOutcome::Kicked | RunOutcome::Debug { .. } => kicks += 1,
+            }
+        }
+        let now = clock.branches()?;
+        if now - before != ROUNDS * BRANCHES_PER_ROUND {
+            return Ok((Some(now - before), kicks));
+        }
+        before = now;
+    }
+    Ok((None, kicks))
+}
+
+/// How far the guest overruns an overflow, and whether the signal comes at all.
+fn skid() -> Result<Result<(Finding, Option<u64>), Finding>, KvmError> {
+    let (mut clock, _) = match open() {
+        Ok(opened) => opened,
+        Err(bad) => return Ok(Err(bad)),
+    };
+    let mut guest = looping_guest()?;
+    let mut seen = Vec::new();
+    let mut lost = 0;
+    for number in 0..OVERFLOWS {
+        let ahead = 1 + u64::from(number) * 37 % 5_000;
+        let target = clock.branches()? + ahead;
+        clock.arm(ahead)?;
+        let mut signalled = false;
+        // A port write in between is not the overflow; the loop is longer than any distance asked for.
+        for _ in 0..3 {
+            match guest.cpu.run()? {
+                RunOutcome::Kicked if clock.branches()? >= target => {
+                    signalled = true;
+                    break;
+                }
+                RunOutcome::Kicked | RunOutcome::Exit(_) | RunOutcome::Debug { .. } => {}
+            }
+        }
+        clock.disarm()?;
+        if signalled {
+            seen.push(clock.branches()? - target);
+        } else {
+            lost += 1;
+        }
+    }
+    let most = seen.iter().copied().max().unwrap_or(u64::MAX);
+    let margin = most.saturating_mul(4).max(MARGIN_BRANCHES_MIN);
+    let histogram = histogram(&seen);
+    if lost > 0 {
+        return Ok(Err(Finding::Bad(format!(
+            "{lost} of {OVERFLOWS} overflows brought no signal; skid {histogram}"
+        ))));
+    }
+    if margin > MARGIN_BRANCHES_MAX {
+        return Ok(Err(Finding::Bad(format!(
+            "skid up to {most} branches ({histogram}): landing would cost too much"
+        ))));
+    }
+    let text = format!("at most {most} branches ({histogram}): margin {margin}");
+    Ok(Ok((Finding::Good(text), Some(margin))))
+}
+
+fn histogram(seen: &[u64]) -> String {
+    let mut from = 0;
+    let mut bins = Vec::new();
+    for limit in BINS {
+        let count = seen
+            .iter()
+            .filter(|&&skid| skid >= from && skid <= limit)
+            .count();
+        if count > 0 && limit == from {
+            bins.push(format!("{limit}: {count}"));
+        } else if count > 0 {
+            let upper = if limit == u64::MAX {
+                "more".into()
+            } else {
+                limit.to_string()
+            };
+            bins.push(format!("{from}-{upper}: {count}"));
+        }
+        from = limit.saturating_add(1);
+    }
+    bins.join(", ")
+}
+
+/// Goes to exact places of the loop by breakpoint.
+fn landings() -> Result<Finding, KvmError> {
+    let (mut clock, _) = match open() {
+        Ok(opened) => opened,
+        Err(bad) => return Ok(bad),
+    };
+    let mut guest = looping_guest()?;
+    let mut stops = 0;
+    for number in 0..LANDINGS {
+        let port = guest.exit()?;
+        if !matches!(port, VmExit::PortWrite { port: 0x10, .. }) {
+            return Err(BadExit::Unexpected(format!("{port:x?} instead of a port write")).into());
+        }
+        guest.cpu.complete_io()?;
+        // Some round of the loop, always at its first instruction.
+        let round = u64::from(number) * 997 % (ROUNDS - 1);
+        let branches = clock.branches()? + round * BRANCHES_PER_ROUND;
+        match land(&mut guest, &mut clock, branches)? {
+            Ok(needed) => stops += needed,
+            Err(why) => {
+                return Ok(Finding::Bad(format!(
+                    "landing {number} of {LANDINGS}: {why}"
+                )));
+            }
+        }
+        let rcx = guest.cpu.general_registers()?.rcx;
+        if rcx != ROUNDS - round {
+            return Ok(Finding::Bad(format!(
+                "landing {number}: RCX is {rcx}, not {}",
+                ROUNDS - round
+            )));
+        }
+        guest.cpu.debug(Debugging::Off)?;
+        clock.disarm()?;
+    }
+    Ok(Finding::Good(format!(
+        "{LANDINGS} of {LANDINGS} exact, {:.1} stops each",
+        f64::from(stops) / f64::from(LANDINGS)
+    )))
+}
+
+/// Lands at the loop's first instruction when `branches` have retired; how many stops it took.
+fn land(
+    guest: &mut TinyGuest,
+    clock: &mut BranchClock<PerfCounter>,
+    branches: u64,
+) -> Result<Result<u32, String>, KvmError> {
+    let mut stops = 0;
+    while stops < STOPS_MAX {
+        let general = guest.cpu.general_registers()?;
+        let here = Here {
+            branches: clock.branches()?,
+            rip: general.rip,
+            check: 0,
+        };
+        let target = ExecutionPoint {
+            exits: 0,
+            kind: PointKind::Between,
+            branches,
+            rip: CODE + 5,
+            check: 0,
+        };
+        let arm_after = match plan(here, &target, MARGIN_BRANCHES_MIN) {
+            Plan::Arrived => return Ok(Ok(stops)),
+            Plan::Overshot => {
+                return Ok(Err(format!("at {here:x?} beyond {branches} branches")));
+            }
+            Plan::Run { arm_after } => arm_after,
+            Plan::Approach { arm_after } => {
+                guest.cpu.debug(Debugging::Breakpoint(target.rip))?;
+                arm_after
+            }
+            Plan::LeaveHit { arm_after } => {
+                guest.cpu.debug(Debugging::Breakpoint(target.rip))?;
+                let mut general = general;
+                general.rflags |= RFLAGS_RF;
+                guest.cpu.set_general_registers(&general)?;
+                arm_after
+            }
+        };
+        clock.arm(arm_after)?;
+        if let RunOutcome::Exit(exit) = guest.cpu.run()? {
+            return Ok(Err(format!("{exit:x?} on the way")));
+        }
+        stops += 1;
+    }
+    Ok(Err(format!("not there after {STOPS_MAX} stops")))
+}
+
+/// What the host could set to spoil counts, as far as it can be read.
+fn host_settings() -> Result<Finding, KvmError> {
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
+    let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
+    let mut notes = Vec::new();
+    if cpuinfo.contains("GenuineIntel") {
+        match read("/sys/devices/cpu/freeze_on_smi").as_deref() {
+            Ok("1") => notes.push("freeze_on_smi is set".to_owned()),
+            Ok(_) => {
+                return Ok(Finding::Bad(
+                    "SMIs are counted: echo 1 > /sys/devices/cpu/freeze_on_smi".into(),
+                ));
+            }
+            Err(_) => notes.push("freeze_on_smi is not offered".to_owned()),
+        }
+    }
+    if cpuinfo.contains("AuthenticAMD") && !cpuinfo.contains(" hypervisor") {
+        match speculative_lock_map() {
+            Some(true) => {}
+            Some(false) => {
+                return Ok(Finding::Bad(
+                    "SpecLockMap rolls locks back without the counter: set bit 54 of MSR 0xc0011020 on \
+                     every processor (modprobe msr; wrmsr)"
+                        .into(),
+                ));
+            }
+            None => notes.push(
+                "MSR 0xc0011020 cannot be read (modprobe msr, as root): SpecLockMap is unknown"
+                    .into(),
+            ),
+        }
+    }
+    if read("/proc/sys/kernel/nmi_watchdog").is_ok_and(|on| on == "1") {
+        notes.push("the NMI watchdog takes a counter".to_owned());
+    }
+    notes.push("the guest has neither PMU nor TSX (CPU model)".to_owned());
+    Ok(Finding::Good(notes.join("; ")))
+}
+
+/// Whether speculation of LOCK is off on processor 0 (bit 54 of LS_CFG; rr's `zen_workaround.py`).
+fn speculative_lock_map() -> Option<bool> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open("/dev/cpu/0/msr").ok()?;
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, 0xc001_1020).ok()?;
+    Some(u64::from_le_bytes(bytes) >> 54 & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_histogram_leaves_nothing_out() {
+        assert_eq!(
+            histogram(&[0, 0, 1, 2, 3, 11, 5_000]),
+            "0: 2, 1: 1, 2-3: 2, 11-30: 1, 1001-more: 1"
+        );
+        assert_eq!(histogram(&[]), "");
+    }
 }

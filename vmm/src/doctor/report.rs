@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Finding;
+use super::counters::Counters;
 use crate::kvm::KvmError;
 use crate::kvm::cpuid::CPU_MODEL;
 use serde::Serialize;
@@ -61,16 +62,24 @@ pub struct Report {
     pub kvm: Vec<ProbeResult>,
     /// Performance counters.
     pub counters: Vec<ProbeResult>,
+    /// Branches short of a landing point at which the counter is armed here; none when the branch clock
+    /// cannot be trusted.
+    pub margin_branches: Option<u64>,
 }
 
 impl Report {
-    pub(super) fn new(kvm: Vec<ProbeResult>, counters: Vec<ProbeResult>) -> Self {
+    pub(super) fn new(kvm: Vec<ProbeResult>, counters: Counters) -> Self {
+        let exact = counters
+            .probes
+            .iter()
+            .all(|probe| probe.verdict == Verdict::Pass);
         Self {
             cpu_model: CPU_MODEL,
             fit: kvm.iter().all(|probe| probe.verdict != Verdict::Fail),
-            counters_exact: counters.iter().all(|probe| probe.verdict == Verdict::Pass),
+            counters_exact: exact,
             kvm,
-            counters,
+            margin_branches: counters.margin_branches.filter(|_| exact),
+            counters: counters.probes,
         }
     }
 
@@ -110,12 +119,16 @@ impl fmt::Display for Report {
                 names.join(", ")
             )?;
         }
-        let counters = if self.counters_exact {
-            "exact"
-        } else {
-            "not usable"
-        };
-        writeln!(f, "Counters for the branch clock are {counters}.")
+        match self.margin_branches {
+            Some(margin) => writeln!(
+                f,
+                "The branch clock can be trusted here, with a margin of {margin} branches."
+            ),
+            None => writeln!(
+                f,
+                "The branch clock cannot be trusted here; `auto` takes the exit clock."
+            ),
+        }
     }
 }
 
@@ -144,16 +157,23 @@ mod tests {
         }
     }
 
+    fn counters(probes: Vec<ProbeResult>) -> Counters {
+        Counters {
+            probes,
+            margin_branches: Some(64),
+        }
+    }
+
     #[test]
     fn one_failure_makes_a_host_unfit_a_warning_does_not() {
         let good = Report::new(
             vec![probe("a", Verdict::Pass), probe("b", Verdict::Warn)],
-            vec![],
+            counters(vec![]),
         );
         assert!(good.fit_for_linux());
         let bad = Report::new(
             vec![probe("a", Verdict::Pass), probe("b", Verdict::Fail)],
-            vec![],
+            counters(vec![]),
         );
         assert!(!bad.fit_for_linux());
         let text = bad.to_string();
@@ -163,14 +183,15 @@ mod tests {
 
     #[test]
     fn counters_do_not_decide() {
-        let report = Report::new(vec![], vec![probe("counter", Verdict::Fail)]);
+        let report = Report::new(vec![], counters(vec![probe("counter", Verdict::Fail)]));
         assert!(report.fit_for_linux());
         assert!(!report.counters_exact);
+        assert_eq!(report.margin_branches, None, "a margin without proof");
     }
 
     #[test]
     fn json_has_the_verdict_and_every_probe() {
-        let report = Report::new(vec![probe("a", Verdict::Fail)], vec![]);
+        let report = Report::new(vec![probe("a", Verdict::Fail)], counters(vec![]));
         let json = serde_json::to_value(&report).expect("plain data");
         assert_eq!(json["fit"], false);
         assert_eq!(json["kvm"][0]["verdict"], "fail");

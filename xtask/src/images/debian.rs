@@ -63,6 +63,28 @@ pub(super) fn unpack_source(name: &str, directory: &Path, log: &Path) -> Result<
     Ok(unpacked)
 }
 
+/// Removes what [`unpack_source`] downloaded into `directory`, whose cache entry is complete without.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub(super) fn remove_downloads(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let package = [".dsc", ".xz", ".gz", ".bin"]
+            .iter()
+            .any(|end| name.ends_with(end));
+        let removed = match &*name {
+            "lists" | "archives" => fs::remove_dir_all(&path),
+            "sources.list" => fs::remove_file(&path),
+            _ if package => fs::remove_file(&path),
+            _ => Ok(()),
+        };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Downloads the binary package `name` and unpacks it as `directory/unpacked`, without installing it.
 ///
 /// # Errors

@@ -104,8 +104,8 @@ fn compile(directory: &Path, patch: &Path, configure: &Path) -> Result<()> {
         .arg(directory.join(PROGRAM))
         .arg(build.join(PROGRAM));
     progress::command("emulator: strip", &mut strip, &log)?;
-    for path in [source, build, directory.join("lists")] {
+    for path in [source, build] {
         fs::remove_dir_all(path).context("cannot remove the emulator's source")?;
     }
-    Ok(())
+    debian::remove_downloads(directory)
 }
