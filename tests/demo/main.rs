@@ -34,8 +34,8 @@ struct Arguments {
     /// Write the result to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Execution clock: exits, branches or auto
-    #[arg(long, default_value = "exits", value_parser = rig::pair::CLOCKS)]
+    /// Execution clock: exits, branches, or what the hosts are fit for (auto)
+    #[arg(long, default_value = "auto", value_parser = rig::pair::CLOCKS)]
     clock: String,
     /// Seconds to watch the client before the kill, and after it
     #[arg(long, default_value_t = 4, value_name = "N")]
@@ -93,7 +93,6 @@ fn perform(lab: &mut Lab, arguments: &Arguments) -> Result<Report> {
         Scene::open(lab, &options, &Load::default())
     })?;
     let mut report = Report {
-        clock: options.clock,
         hosts: scene.lab.kind().name(),
         ..Report::default()
     };
@@ -131,6 +130,7 @@ fn before(scene: &mut Scene<'_>, watch: Duration, report: &mut Report) -> Result
         pause(SAMPLE.min(watch));
         let status = scene.pair.status(scene.lab, Side::Primary)?;
         report.generation_before = status.generation;
+        report.clock = status.clock;
         // Nanoseconds of a lag are far below 2^52.
         report.lag_ms = report.lag_ms.max(status.lag_ns as f64 / 1e6);
     }

@@ -2,7 +2,9 @@
 //!
 //! Every replay compares each record's execution point, register check and output digest with what
 //! happens, and the digests of all memory that the marks carry; two replays must also end alike. A
-//! flipped bit in the log must be found, and the message must say where.
+//! flipped bit in the log must be found, and the message must say where. On the branch clock a counter
+//! that lies by one must be found, too, and a guest that never leaves the processor by itself must be
+//! served, preempted and replayed.
 
 use crate::Drill;
 use anyhow::{Context, Result, bail, ensure};
@@ -16,17 +18,40 @@ use rig::wait::until;
 use serde::Deserialize;
 use std::time::Duration;
 
-pub(crate) const DRILLS: &[Drill] = &[Drill {
-    name: "record-replay",
-    shows: "boot, loops, sort, sleeps, 1000 requests, power-off; replayed twice, bit for bit",
-    run,
-}];
+pub(crate) const DRILLS: &[Drill] = &[
+    Drill {
+        name: "record-replay",
+        shows: "boot, loops, sort, sleeps, 1000 requests, power-off; replayed twice, bit for bit",
+        run,
+    },
+    Drill {
+        name: "record-replay-busy",
+        shows: "branch clock: 10,000 injections into a guest that computes; replayed twice, bit for bit",
+        run: busy,
+    },
+];
 
 const REQUESTS: u64 = 1_000;
+
+/// Requests of one boot of the busy guest; each brings about two packets at arbitrary instructions.
+const BUSY_REQUESTS: u64 = 3_000;
+
+/// Inputs between exits that the busy drill asks for, over as many boots as it takes.
+const INJECTIONS: u64 = 10_000;
+
+/// Boots after which the busy drill gives up.
+const BOOTS_MAX: u32 = 8;
+
+/// Branches after which the sabotaged counter begins to lie: about in the middle of a boot.
+const HONEST_BRANCHES: u64 = 1_000_000;
+
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Status of `understudy replay` when the log is damaged.
 const DAMAGED: i32 = 8;
+
+/// Status of `understudy replay` at a divergence.
+const DIVERGED: i32 = 5;
 
 /// What `understudy replay --json` answers, as far as it is compared.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -34,6 +59,7 @@ struct Report {
     records: u64,
     exits: u64,
     memory_digests: u64,
+    between: u64,
     end: Option<String>,
     registers_digest: u64,
     memory_digest: u64,
@@ -41,8 +67,35 @@ struct Report {
 }
 
 fn run(lab: &mut Lab) -> Result<()> {
-    record(lab)?;
+    let options = lab.options();
+    record(lab, "selftest", REQUESTS)?;
     let agent = lab.host(Side::Primary).agent()?;
+    replay_twice(agent)?;
+    if options.clock == "branches" {
+        a_lying_counter_is_found(agent)?;
+    }
+    a_flipped_bit_is_found(agent)
+}
+
+fn busy(lab: &mut Lab) -> Result<()> {
+    if lab.options().clock != "branches" {
+        println!("  SKIP record-replay-busy: needs --clock branches");
+        return Ok(());
+    }
+    let mut injections = 0;
+    for boot in 1..=BOOTS_MAX {
+        record(lab, "busy", BUSY_REQUESTS)?;
+        injections += replay_twice(lab.host(Side::Primary).agent()?)?.between;
+        println!("  {injections} of {INJECTIONS} injections after {boot} boots");
+        if injections >= INJECTIONS {
+            return Ok(());
+        }
+        lab.reset()?;
+    }
+    bail!("only {injections} injections between exits in {BOOTS_MAX} boots")
+}
+
+fn replay_twice(agent: &Agent) -> Result<Report> {
     let (first, second) = (replay(agent)?, replay(agent)?);
     ensure!(
         first == second,
@@ -56,13 +109,13 @@ fn run(lab: &mut Lab) -> Result<()> {
         first.memory_digests > 0,
         "no digest of memory was compared: {first:?}"
     );
-    a_flipped_bit_is_found(agent)
+    Ok(first)
 }
 
-fn record(lab: &Lab) -> Result<()> {
+fn record(lab: &Lab, workload: &str, requests: u64) -> Result<()> {
     let options = PairOptions {
-        workload: "selftest".into(),
-        cmdline: format!("understudy.requests={REQUESTS}"),
+        workload: workload.into(),
+        cmdline: format!("understudy.requests={requests}"),
         memory_every: 200,
         ..lab.options()
     };
@@ -70,7 +123,7 @@ fn record(lab: &Lab) -> Result<()> {
     let load = Load {
         window: 4,
         interval_us: 0,
-        requests_max: REQUESTS,
+        requests_max: requests,
         ..Load::default()
     };
     let mut client = Oracle::start(&Namespace::named("client"), &load)?;
@@ -89,7 +142,7 @@ fn record(lab: &Lab) -> Result<()> {
             if let Some(fault) = seen.fault {
                 bail!("the client: {fault}");
             }
-            Ok((seen.acknowledged == REQUESTS).then_some(()))
+            Ok((seen.acknowledged == requests).then_some(()))
         },
     )?;
     guest.wait_ended(lab, LIMIT)
@@ -107,6 +160,26 @@ fn replay(agent: &Agent) -> Result<Report> {
         "the replay differs: {report:?}"
     );
     Ok(report)
+}
+
+fn a_lying_counter_is_found(agent: &Agent) -> Result<()> {
+    let lie = HONEST_BRANCHES.to_string();
+    let argv = [
+        UNDERSTUDY,
+        "replay",
+        "--config",
+        CONFIG,
+        "--counter-lies-after",
+        &lie,
+    ];
+    let done = agent.exec(&argv, LIMIT)?;
+    ensure!(
+        done.code == DIVERGED,
+        "a counter that lies by one ended with status {}: {}",
+        done.code,
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
 }
 
 fn a_flipped_bit_is_found(agent: &Agent) -> Result<()> {

@@ -144,6 +144,9 @@ pub struct Status {
     pub lag_ns: u64,
     /// Why it halted.
     pub halted: Option<String>,
+    /// Execution clock in use: `exits` or `branches`.
+    #[serde(skip)]
+    pub clock: String,
 }
 
 /// Positions in the log: the index of the first record not yet so-and-so.
@@ -267,8 +270,10 @@ fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
 /// The status, at the top or under `node`.
 fn parse_status(json: &[u8]) -> Result<Status> {
     let mut value: serde_json::Value = serde_json::from_slice(json)?;
+    let clock = value["clock"].as_str().unwrap_or_default().to_owned();
     let node = value.get_mut("node").map(serde_json::Value::take);
-    Ok(serde_json::from_value(node.unwrap_or(value))?)
+    let status = serde_json::from_value(node.unwrap_or(value))?;
+    Ok(Status { clock, ..status })
 }
 
 /// The end of what a side's process printed.

@@ -137,7 +137,13 @@ where
     };
     let socket = ControlSocket::bind(&config.control_socket).await?;
     let vm = config.vm.name.as_str().to_owned();
-    let serving = socket.serve(move || document(&vm, part, &status), stop.clone());
+    let about = About {
+        vm,
+        part,
+        clock,
+        margin,
+    };
+    let serving = socket.serve(move || document(&about, &status), stop.clone());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let signals = async {
@@ -165,14 +171,28 @@ fn unreachable_end() -> NodeEnd {
     NodeEnd::Halted(HaltReason::Stopped)
 }
 
+/// What does not change while a side runs.
+struct About {
+    vm: String,
+    part: &'static str,
+    clock: ClockKind,
+    margin: u64,
+}
+
 /// What `status` answers.
-fn document(
-    vm: &str,
-    part: &str,
-    status: &watch::Receiver<Option<NodeStatus>>,
-) -> serde_json::Value {
-    let pid = std::process::id();
-    serde_json::json!({ "vm": vm, "part": part, "pid": pid, "node": *status.borrow() })
+fn document(about: &About, status: &watch::Receiver<Option<NodeStatus>>) -> serde_json::Value {
+    let clock = match about.clock {
+        ClockKind::Exits => "exits",
+        ClockKind::Branches => "branches",
+    };
+    serde_json::json!({
+        "vm": about.vm,
+        "part": about.part,
+        "pid": std::process::id(),
+        "clock": clock,
+        "margin_branches": about.margin,
+        "node": *status.borrow(),
+    })
 }
 
 fn conclude(end: NodeEnd) -> Result<(), Failure> {

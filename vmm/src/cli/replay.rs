@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use vmm::config;
 use vmm::doctor;
-use vmm::runtime::{self, ReplayReport};
+use vmm::runtime::{self, LandingOptions, ReplayReport};
 
 /// Margin of landings on a host whose proof fails: either it has no counter, which the replay says
 /// when it needs one, or it lands late, which is a difference that names the place.
@@ -41,6 +41,9 @@ pub(super) struct Arguments {
     /// Answer with JSON.
     #[arg(long)]
     json: bool,
+    /// Sabotage for drills: from this count on the performance counter reads one too many.
+    #[arg(long, hide = true, value_name = "BRANCHES")]
+    counter_lies_after: Option<u64>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -58,7 +61,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let progress = |records| tracing::debug!(records, "replayed");
     let margin = doctor::branch_clock_margin().unwrap_or(MARGIN_BRANCHES_UNPROVEN);
-    let report = runtime::replay(&config, &dir, margin, console, progress)?;
+    let landing = LandingOptions {
+        margin,
+        counter_lies_after: arguments.counter_lies_after,
+    };
+    let report = runtime::replay(&config, &dir, landing, console, progress)?;
     let text = if arguments.json {
         serde_json::to_string(&report).map_err(|error| Failure::new(Exit::Failed, error))? + "\n"
     } else {
@@ -90,11 +97,13 @@ fn text_of(report: &ReplayReport) -> String {
         exits,
         marks,
         memory_digests,
+        between,
         ..
     } = report;
     format!(
         "replayed     {records} records, {exits} exits\n\
          compared     {marks} digests of registers and devices, {memory_digests} of all memory\n\
+         landings     {between} inputs between exits\n\
          guest time   {guest:.6} s\n\
          host time    {host:.3} s\n\
          end          {end}\n\

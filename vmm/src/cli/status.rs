@@ -118,7 +118,15 @@ fn ask(path: &Path, request: Request) -> Result<Answer, Failure> {
 fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
     let of = |key: &str| document[key].as_str().unwrap_or("?").to_owned();
     let started_as = format!("{} (process {})", of("part"), document["pid"]);
-    let mut facts = vec![("vm", of("vm")), ("started as", started_as)];
+    let clock = match document["margin_branches"].as_u64() {
+        Some(margin) if margin > 0 => format!("{}, margin {margin} branches", of("clock")),
+        _ => of("clock"),
+    };
+    let mut facts = vec![
+        ("vm", of("vm")),
+        ("started as", started_as),
+        ("clock", clock),
+    ];
     if document["node"].is_null() {
         facts.push(("state", "starting".into()));
     } else {

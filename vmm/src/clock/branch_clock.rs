@@ -63,6 +63,46 @@ pub trait Counter {
     fn disarm(&mut self) -> Result<(), CounterError>;
 }
 
+impl<C: Counter + ?Sized> Counter for Box<C> {
+    fn read(&mut self) -> Result<u64, CounterError> {
+        (**self).read()
+    }
+    fn arm(&mut self, branches: u64) -> Result<(), CounterError> {
+        (**self).arm(branches)
+    }
+    fn disarm(&mut self) -> Result<(), CounterError> {
+        (**self).disarm()
+    }
+}
+
+/// Sabotage for drills: a counter that counts one branch too many from some count on, as real ones
+/// have done. A replay with it must find out at the next record.
+#[derive(Debug)]
+pub struct LyingCounter<C> {
+    counter: C,
+    after: u64,
+}
+
+impl<C: Counter> LyingCounter<C> {
+    /// Tells the truth up to `after` branches.
+    pub const fn new(counter: C, after: u64) -> Self {
+        Self { counter, after }
+    }
+}
+
+impl<C: Counter> Counter for LyingCounter<C> {
+    fn read(&mut self) -> Result<u64, CounterError> {
+        let count = self.counter.read()?;
+        Ok(count + u64::from(count > self.after))
+    }
+    fn arm(&mut self, branches: u64) -> Result<(), CounterError> {
+        self.counter.arm(branches)
+    }
+    fn disarm(&mut self) -> Result<(), CounterError> {
+        self.counter.disarm()
+    }
+}
+
 /// The execution clock over a counter.
 #[derive(Debug)]
 pub struct BranchClock<C> {
@@ -168,6 +208,14 @@ mod tests {
             Err(CounterError::Backwards { before: 5, now: 4 })
         ));
         assert!(matches!(clock.branches(), Err(CounterError::Poisoned)));
+    }
+
+    #[test]
+    fn a_lying_counter_lies_by_one_from_its_count_on() {
+        let counts = Scripted(vec![Ok(5), Ok(6), Ok(7)]);
+        let mut clock = BranchClock::new(LyingCounter::new(counts, 5), 0);
+        let mut read = || clock.branches().expect("plain counts");
+        assert_eq!((read(), read(), read()), (5, 7, 8));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::kvm_executor::KvmExecutor;
 use crate::boot::{self, BootError, BootSource, cmdline};
-use crate::clock::branch_clock::BranchClock;
+use crate::clock::branch_clock::{BranchClock, Counter, LyingCounter};
 use crate::config::Config;
 use crate::kvm::guest_memory::{self, Backing};
 use crate::kvm::kick::Kicker;
@@ -60,6 +60,7 @@ pub(super) struct Blueprint {
     initramfs: Vec<u8>,
     identity: Identity,
     margin: u64,
+    counter_lies_after: Option<u64>,
 }
 
 /// A guest that is ready to run; belongs to the thread that made it.
@@ -101,7 +102,15 @@ impl Blueprint {
             initramfs,
             identity,
             margin,
+            counter_lies_after: None,
         })
+    }
+
+    /// The same with a counter that lies: see [`LyingCounter`].
+    #[must_use]
+    pub(super) fn sabotaged(mut self, counter_lies_after: Option<u64>) -> Self {
+        self.counter_lies_after = counter_lies_after;
+        self
     }
 
     /// What the handshake compares.
@@ -172,10 +181,14 @@ impl Blueprint {
         })
     }
 
-    fn branch_clock(&self) -> Result<BranchClock<PerfCounter>, GuestError> {
+    fn branch_clock(&self) -> Result<BranchClock<Box<dyn Counter>>, GuestError> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let event = perf_counter::event_for(&cpuinfo).ok_or(GuestError::NoCounter)?;
         let counter = PerfCounter::open(event.config).map_err(KvmError::from)?;
+        let counter: Box<dyn Counter> = match self.counter_lies_after {
+            None => Box::new(counter),
+            Some(after) => Box::new(LyingCounter::new(counter, after)),
+        };
         Ok(BranchClock::new(counter, self.margin))
     }
 

@@ -11,10 +11,9 @@
 //!
 //! Left out: how to stop between exits (`kvm_landing`).
 
-use crate::clock::branch_clock::BranchClock;
+use crate::clock::branch_clock::{BranchClock, Counter};
 use crate::devices::Effect;
 use crate::kvm::KvmError;
-use crate::kvm::perf_counter::PerfCounter;
 use crate::kvm::vcpu::{RunOutcome, Vcpu};
 use crate::machine::Machine;
 use crate::machine::exit::VmExit;
@@ -37,7 +36,7 @@ pub struct KvmExecutor {
     pub(super) vcpu: Vcpu,
     pub(super) machine: Machine,
     /// `None` for the exit clock.
-    pub(super) clock: Option<BranchClock<PerfCounter>>,
+    pub(super) clock: Option<BranchClock<Box<dyn Counter>>>,
     pub(super) exits: u64,
     /// Whether the guest is at a point, and of which kind; `None` after a kick without a name.
     pub(super) at: Option<PointKind>,
@@ -52,7 +51,7 @@ pub struct KvmExecutor {
 impl KvmExecutor {
     /// A guest at power-on. Without `clock` its points are its exits.
     #[must_use]
-    pub fn new(vcpu: Vcpu, machine: Machine, clock: Option<BranchClock<PerfCounter>>) -> Self {
+    pub fn new(vcpu: Vcpu, machine: Machine, clock: Option<BranchClock<Box<dyn Counter>>>) -> Self {
         Self {
             vcpu,
             machine,

@@ -12,10 +12,9 @@
 //! again.
 
 use super::kvm_executor::KvmExecutor;
-use crate::clock::branch_clock::BranchClock;
+use crate::clock::branch_clock::{BranchClock, Counter};
 use crate::clock::landing::{Here, Plan, plan, plan_near};
 use crate::kvm::KvmError;
-use crate::kvm::perf_counter::PerfCounter;
 use crate::kvm::vcpu::{Debugging, RunOutcome};
 use crate::replication::executor::{Arrival, Stretch};
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
@@ -125,7 +124,7 @@ impl KvmExecutor {
         }
     }
 
-    fn branch_clock(&mut self) -> Result<&mut BranchClock<PerfCounter>, KvmError> {
+    fn branch_clock(&mut self) -> Result<&mut BranchClock<Box<dyn Counter>>, KvmError> {
         self.clock.as_mut().ok_or(KvmError::NoCounter)
     }
 

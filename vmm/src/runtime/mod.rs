@@ -26,5 +26,5 @@ pub mod watchdog;
 
 pub use guest::GuestError;
 pub use node_task::NodeEnd;
-pub use replay::{ReplayReport, replay};
+pub use replay::{LandingOptions, ReplayReport, replay};
 pub use session::{RunOptions, RuntimeError, backup, primary, run};

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::replication::divergence::Divergence;
 use crate::replication::engine::{Emitted, Engine, EngineConfig, Next, Offer};
 use crate::replication::executor::{Executor, Produced};
+use logging_channel::execution_point::PointKind;
 use logging_channel::record::{Digests, EndReason, OutputDevice, Record, RecordBody};
 use logging_channel::segment::reader::LogReader;
 use std::path::Path;
@@ -25,6 +26,8 @@ pub struct ReplayReport {
     pub marks: u64,
     /// Of them, those with a digest of all guest memory.
     pub memory_digests: u64,
+    /// Records of input applied between exits, where only the branch clock can place them.
+    pub between: u64,
     /// Guest time at the end, microseconds.
     pub guest_time_us: u64,
     /// Host time it took, microseconds.
@@ -46,8 +49,18 @@ struct Progress {
     exits: u64,
     marks: u64,
     memory_digests: u64,
+    between: u64,
     end: Option<EndReason>,
     divergence: Option<Box<Divergence>>,
+}
+
+/// How a replay on the branch clock lands.
+#[derive(Debug, Clone, Copy)]
+pub struct LandingOptions {
+    /// Branches short of a point at which the counter is armed.
+    pub margin: u64,
+    /// Sabotage for drills: from this count on the counter reads one too many.
+    pub counter_lies_after: Option<u64>,
 }
 
 /// Replays the log in `directory`. `console` is given the guest's console output, `progress` the
@@ -59,7 +72,7 @@ struct Progress {
 pub fn replay(
     config: &Config,
     directory: &Path,
-    margin: u64,
+    landing: LandingOptions,
     mut console: impl FnMut(&[u8]),
     mut progress: impl FnMut(u64),
 ) -> Result<ReplayReport, RuntimeError> {
@@ -71,7 +84,9 @@ pub fn replay(
     let RecordBody::Start(start) = &first.body else {
         return Err(RuntimeError::NoStart(first.index.0));
     };
-    let guest = Blueprint::read(config, start.clock, margin)?.build(start)?;
+    let guest = Blueprint::read(config, start.clock, landing.margin)?
+        .sabotaged(landing.counter_lies_after)
+        .build(start)?;
     let engine_config = EngineConfig::default();
     let mut engine = Engine::replaying(guest.executor, engine_config, no_entropy())?;
     let mut done = Progress::default();
@@ -120,6 +135,9 @@ fn no_entropy() -> crate::replication::engine::EntropySource {
 impl Progress {
     fn count(&mut self, batch: &[Record]) {
         for record in batch {
+            self.between += u64::from(
+                record.point.kind == PointKind::Between && record.body != RecordBody::Progress,
+            );
             if let RecordBody::Mark(digests) = &record.body {
                 self.marks += 1;
                 self.memory_digests += u64::from(digests.memory.is_some());
@@ -154,6 +172,7 @@ impl Progress {
             exits: self.exits,
             marks: self.marks,
             memory_digests: self.memory_digests,
+            between: self.between,
             guest_time_us,
             host_time_us,
             end: self.end.map(|reason| format!("{reason:?}")),
