@@ -252,7 +252,7 @@ impl Claim {
 }
 
 /// The answer to a claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The claimant holds the virtual machine under the generation it claimed, for good.
     Granted,
@@ -266,7 +266,7 @@ pub enum Outcome {
 }
 
 /// The cell. Its default is "never claimed".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Register {
     last: Option<Claim>,
 }

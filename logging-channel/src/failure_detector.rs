@@ -15,7 +15,7 @@
 use crate::host_time::HostTime;
 
 /// How often heartbeats go out and how long silence may last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DetectorConfig {
     /// Time between two heartbeats of one side, nanoseconds.
     pub heartbeat_interval_ns: u64,
@@ -48,7 +48,7 @@ impl DetectorConfig {
 }
 
 /// Watches one peer on one connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct FailureDetector {
     config: DetectorConfig,
     heard_at: HostTime,

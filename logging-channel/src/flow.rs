@@ -27,7 +27,7 @@ const LAG_SAMPLE_NS_MIN: u64 = 1_000_000;
 const RECORD_OVERHEAD_BYTES: u64 = 64;
 
 /// Bounds on how far the backup may be behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowConfig {
     /// Bytes sent and not acknowledged.
     pub window_bytes: u64,
@@ -68,7 +68,7 @@ pub fn weight_bytes(record: &Record) -> u64 {
 }
 
 /// Measures how far the backup is behind.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Flow {
     config: FlowConfig,
     /// Frames sent and not replayed: the index after the last record, and the bytes.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// A message on the logging channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Backup to primary, first: who I am and what I would run.
     Hello(Hello),
@@ -31,7 +31,7 @@ pub enum Message {
 }
 
 /// Everything that must match before a guest may be replicated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// The VM's name.
     pub vm: String,
@@ -52,7 +52,7 @@ pub struct Identity {
 }
 
 /// The backup introduces itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
     /// [`PROTOCOL_VERSION`] of the sender.
     pub protocol: u32,
@@ -63,7 +63,7 @@ pub struct Hello {
 }
 
 /// The primary accepts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Welcome {
     /// The primary's name.
     pub holder: String,
@@ -74,7 +74,7 @@ pub struct Welcome {
 }
 
 /// The primary refuses, naming the first item that differs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Refused {
     /// What differs, such as `kernel_sha256` or `protocol`.
     pub item: String,
@@ -85,7 +85,7 @@ pub struct Refused {
 }
 
 /// The backup acknowledges.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ack {
     /// Every record below this index is in the backup's memory.
     pub received: LogIndex,
@@ -96,14 +96,14 @@ pub struct Ack {
 }
 
 /// Still here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// From the primary: every output below this index was released. Zero from the backup.
     pub released: LogIndex,
 }
 
 /// An orderly end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Goodbye {
     /// The guest ended; the End record was sent.
     GuestEnded,

@@ -17,7 +17,7 @@ use crate::message::Ack;
 use crate::record::{LogIndex, Record};
 
 /// A claim of the peer that contradicts what this side knows.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum PointerError {
     /// Acknowledged or replayed more than was sent or received.
     #[error("{what} {claimed} is beyond {limit}")]
@@ -73,7 +73,7 @@ fn check_claim(
 }
 
 /// The primary's pointers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct PrimaryPointers {
     recorded: LogIndex,
     sent: LogIndex,
@@ -151,7 +151,7 @@ impl PrimaryPointers {
 }
 
 /// The backup's pointers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct BackupPointers {
     received: LogIndex,
     replayed: LogIndex,

@@ -28,7 +28,7 @@ impl LogIndex {
 }
 
 /// One entry of the event log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Position in the log.
     pub index: LogIndex,
@@ -41,7 +41,7 @@ pub struct Record {
 }
 
 /// What happened at a record's point.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RecordBody {
     /// The first record: everything both sides must agree on to build the same initial machine.
     Start(Box<Start>),
@@ -85,7 +85,7 @@ pub mod limits {
 }
 
 /// Identity and initial conditions of a recorded execution.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Start {
     /// The VM's name, the arbiter's key.
     pub vm: String,

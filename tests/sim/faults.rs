@@ -63,6 +63,48 @@ pub enum Fault {
         /// 0 or 1.
         host: usize,
     },
+    /// Nothing reaches this host from the other, but nothing is lost.
+    OneWay {
+        /// 0 or 1.
+        to: usize,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// Every message between the hosts arrives twice.
+    Twice {
+        /// For how long.
+        for_ns: u64,
+    },
+    /// This host's claims reach the arbiter, its answers are lost.
+    ArbiterOneWay {
+        /// 0 or 1.
+        host: usize,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// This host's claims and their answers are this much slower: slower than the host waits.
+    ArbiterSlow {
+        /// 0 or 1.
+        host: usize,
+        /// Added to each way.
+        by_ns: u64,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// Every claim of this host reaches the arbiter twice.
+    ArbiterTwice {
+        /// 0 or 1.
+        host: usize,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// This host's clock jumps ahead.
+    ClockStep {
+        /// 0 or 1.
+        host: usize,
+        /// By how much.
+        by_ns: u64,
+    },
 }
 
 /// All faults of one run and the settings drawn with them.

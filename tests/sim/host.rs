@@ -84,7 +84,9 @@ pub fn identity() -> Identity {
     }
 }
 
-fn start_record(generation: u64, seed: u64) -> Start {
+/// The first record of a log.
+#[must_use]
+pub fn start_record(generation: u64, seed: u64) -> Start {
     let identity = identity();
     let mut rng_seed = [0; 32];
     rng_seed[..8].copy_from_slice(&seed.to_le_bytes());

@@ -34,6 +34,10 @@ impl World {
 
     pub(super) fn send(&mut self, from: usize, message: Message) {
         if self.link.as_ref().is_some_and(|link| link.open[from]) {
+            let twice = self.now < self.twice_until;
+            if twice {
+                self.dispatch_parcel(1 - from, Parcel::Message(Box::new(message.clone())));
+            }
             self.dispatch_parcel(1 - from, Parcel::Message(Box::new(message)));
         }
     }
@@ -47,8 +51,9 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, to: usize, id: u64) {
-        if self.now < self.partition_until {
-            let at = self.partition_until + self.plan.delay_ns;
+        let held_until = self.partition_until.max(self.one_way_until[to]);
+        if self.now < held_until {
+            let at = held_until + self.plan.delay_ns;
             return self.at(at, Event::Deliver(to, id));
         }
         let Some(link) = self.link.as_mut().filter(|link| link.id == id) else {
@@ -76,7 +81,9 @@ impl World {
             .link
             .as_ref()
             .is_none_or(|link| link.open == [false; 2]);
-        if !ready || !wanted || !free || self.now < self.partition_until {
+        let held_until = self.one_way_until.iter().max().copied().unwrap_or(0);
+        let reachable = self.now >= self.partition_until.max(held_until);
+        if !ready || !wanted || !free || !reachable {
             return;
         }
         self.links_made += 1;
@@ -177,12 +184,39 @@ impl World {
                 let until = &mut self.arbiter_unreachable_until[host];
                 *until = (*until).max(self.now + for_ns);
             }
+            Fault::Stop { .. } | Fault::ClockStep { .. } => self.begin_on_host(fault),
+            Fault::OneWay { to, for_ns } => self.one_way_until[to] = self.now + for_ns,
+            Fault::Twice { for_ns } => self.twice_until = self.now + for_ns,
+            Fault::ArbiterOneWay { host, for_ns } => {
+                self.arbiter_mute_until[host] = self.now + for_ns;
+            }
+            Fault::ArbiterSlow {
+                host,
+                by_ns,
+                for_ns,
+            } => self.arbiter_slow[host] = (by_ns, self.now + for_ns),
+            Fault::ArbiterTwice { host, for_ns } => {
+                self.arbiter_twice_until[host] = self.now + for_ns;
+            }
+        }
+    }
+
+    fn begin_on_host(&mut self, fault: Fault) {
+        match fault {
+            Fault::ClockStep { host, by_ns } => {
+                self.hosts[host].clock_offset_ns += by_ns;
+                // The timer that was set is due by now.
+                let run = self.hosts[host].run;
+                self.at(self.now, Event::Node(host, run, NodeEvent::Tick));
+                self.offered(host);
+            }
             Fault::Stop { host } => {
                 self.at(
                     self.now,
                     Event::Node(host, self.hosts[host].run, NodeEvent::OperatorStop),
                 );
             }
+            _ => {}
         }
     }
 

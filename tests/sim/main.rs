@@ -1,6 +1,7 @@
 //! `cargo xtask sim`: seeds of the whole-pair simulation, many or one.
 
 use clap::Parser;
+use rig::sim::matrix::sweep_matrix;
 use rig::sim::sweep::{command, sweep};
 use rig::sim::{Options, Sabotage, run};
 use std::process::ExitCode;
@@ -16,6 +17,9 @@ struct Args {
     /// Run this many seeds
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
+    /// Every cell of the partition matrix with this many seeds, instead of random faults
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes", "json"])]
+    matrix: Option<u64>,
     /// Begin with this seed
     #[arg(long, default_value_t = 0)]
     first: u64,
@@ -33,9 +37,23 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let sabotage = args.sabotage.unwrap_or_default();
-    match args.seed {
-        Some(seed) => one(seed, sabotage),
-        None => many(&args, sabotage),
+    match (args.seed, args.matrix) {
+        (Some(seed), _) => one(seed, sabotage),
+        (None, Some(seeds)) => matrix(seeds, sabotage),
+        (None, None) => many(&args, sabotage),
+    }
+}
+
+fn matrix(seeds: u64, sabotage: Sabotage) -> ExitCode {
+    match sweep_matrix(seeds, sabotage) {
+        Ok(runs) => {
+            println!("the partition matrix holds: {runs} runs");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            eprintln!("{violation}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -44,6 +62,7 @@ fn one(seed: u64, sabotage: Sabotage) -> ExitCode {
         seed,
         sabotage,
         trace: true,
+        cell: None,
     }) {
         Ok(stats) => {
             println!("seed {seed} holds: {stats:?}");

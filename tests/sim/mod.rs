@@ -13,6 +13,7 @@ pub mod host;
 pub mod invariants;
 pub mod link;
 mod links;
+pub mod matrix;
 pub mod random;
 pub mod sabotage;
 pub mod sweep;

@@ -86,6 +86,7 @@ pub fn sweep(
                 seed,
                 sabotage,
                 trace: false,
+                cell: None,
             }) {
                 Ok(stats) => own.add(&stats),
                 Err(violation) => {

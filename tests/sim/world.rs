@@ -9,6 +9,7 @@ use super::faults::{FAULTS_END_NS, Fault, Plan, RUN_END_NS};
 use super::host::Host;
 use super::invariants::{Invariants, Violation};
 use super::link::Link;
+use super::matrix::Cell;
 use super::random::Random;
 use super::sabotage::Sabotage;
 use arbiter::register::{Outcome, Register};
@@ -28,6 +29,8 @@ pub struct Options {
     pub sabotage: Sabotage,
     /// Print everything that happens.
     pub trace: bool,
+    /// Instead of faults drawn from the seed, those of one cell of the partition matrix.
+    pub cell: Option<Cell>,
 }
 
 /// What a run was like.
@@ -95,6 +98,11 @@ pub struct World {
     pub(super) register_before: Register,
     pub(super) arbiter_down_until: u64,
     pub(super) arbiter_unreachable_until: [u64; 2],
+    pub(super) arbiter_mute_until: [u64; 2],
+    pub(super) arbiter_slow: [(u64, u64); 2],
+    pub(super) arbiter_twice_until: [u64; 2],
+    pub(super) one_way_until: [u64; 2],
+    pub(super) twice_until: u64,
     pub(super) requests: u64,
     pub(super) client: Client,
     pub(super) invariants: Invariants,
@@ -108,7 +116,11 @@ pub struct World {
 /// With the invariant that was broken.
 pub fn run(options: Options) -> Result<Stats, Violation> {
     let mut random = Random::new(options.seed);
-    let plan = Plan::draw(&mut random);
+    let mut plan = Plan::draw(&mut random);
+    if let Some(cell) = options.cell {
+        plan.faults = cell.faults();
+        plan.power_off_exit = u64::MAX;
+    }
     let mut invariants = Invariants::default();
     let hosts = [0, 1].map(|id| {
         let name = holder(options, id, 0);
@@ -131,6 +143,11 @@ pub fn run(options: Options) -> Result<Stats, Violation> {
         register_before: Register::default(),
         arbiter_down_until: 0,
         arbiter_unreachable_until: [0; 2],
+        arbiter_mute_until: [0; 2],
+        arbiter_slow: [(0, 0); 2],
+        arbiter_twice_until: [0; 2],
+        one_way_until: [0; 2],
+        twice_until: 0,
         requests: 0,
         client: Client::default(),
         invariants,
@@ -312,9 +329,9 @@ impl World {
                 let arrives = Event::ClaimArrives(id, run, request, claim);
                 if !self.arbiter_loses(id) {
                     let delay = self.random.range(100_000, 20_000_000);
-                    self.soon(delay, arrives.clone());
+                    self.soon(delay + self.arbiter_slow(id), arrives.clone());
                 }
-                if self.random.percent(10) {
+                if self.random.percent(10) || self.now < self.arbiter_twice_until[id] {
                     let delay = self.random.range(100_000, 600_000_000);
                     self.soon(delay, arrives);
                 }
@@ -323,6 +340,11 @@ impl World {
         }
         let unanswered = Event::ClaimAnswered(id, run, request, ArbiterReply::Unreachable);
         self.soon(150_000_000, unanswered);
+    }
+
+    fn arbiter_slow(&self, id: usize) -> u64 {
+        let (by_ns, until) = self.arbiter_slow[id];
+        if self.now < until { by_ns } else { 0 }
     }
 
     fn arbiter_loses(&mut self, id: usize) -> bool {
@@ -358,8 +380,8 @@ impl World {
             }
         };
         self.trace(|_| format!("arbiter: {claim:?}: {reply:?}"));
-        if !self.arbiter_loses(id) {
-            let delay = self.random.range(100_000, 20_000_000);
+        if !self.arbiter_loses(id) && self.now >= self.arbiter_mute_until[id] {
+            let delay = self.random.range(100_000, 20_000_000) + self.arbiter_slow(id);
             self.soon(delay, Event::ClaimAnswered(id, run, request, reply));
         }
     }

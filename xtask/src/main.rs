@@ -18,6 +18,7 @@ mod fix;
 mod fuzz;
 mod images;
 mod kvm;
+mod model;
 mod packages;
 mod progress;
 mod run;
@@ -52,6 +53,8 @@ enum Command {
     Images(images::Args),
     /// The whole pair, arbiter and network in one thread, from a seed
     Sim(run::Passthrough),
+    /// The go-live protocol in every interleaving within bounds
+    Model(run::Passthrough),
     /// Record and replay a real guest on KVM (in the lab where this machine has none)
     Kvm(run::Passthrough),
     /// Failure drills with real processes: all of them, or those named
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Model(args) => model::run(&args),
         Command::Kvm(args) => kvm::run(&args),
         Command::Drill(args) => drill::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -1,5 +1,6 @@
-//! `cargo xtask test`: everything the README promises. The gate and the simulation first, which need
-//! no other machine; then what boots some: images, record and replay, all drills on emulated hosts.
+//! `cargo xtask test`: everything the README promises. The gate, the simulation and the model first,
+//! which need no other machine; then what boots some: images, record and replay, all drills on
+//! emulated hosts.
 //!
 //! A section that fails does not stop the ones that do not need it; the last line is the sum.
 
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tally.tests("simulation", || {
         rig_command("sim", Needs::Nothing, &["--seeds".into(), SIM_SEEDS.into()])
     });
+    tally.tests("model", || crate::model::command(&["--quick".into()]));
     if !args.quick && tally.step("images", || images::run(&images::Args::default())) {
         tally.tests("record and replay", || {
             crate::kvm::command(&Passthrough::default())

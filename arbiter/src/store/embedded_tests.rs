@@ -197,7 +197,7 @@ fn a_truncated_file_is_refused_or_whole() {
 
 /// A disk that forgets what was not synced.
 #[derive(Debug, Clone, Default)]
-struct Disk(Arc<Mutex<Platter>>);
+pub(super) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -206,14 +206,14 @@ struct Platter {
 }
 
 impl Disk {
-    fn holding(image: Vec<u8>) -> Self {
+    pub(super) fn holding(image: Vec<u8>) -> Self {
         Self(Arc::new(Mutex::new(Platter {
             cached: image.clone(),
             synced: image,
         })))
     }
 
-    fn synced(&self) -> Vec<u8> {
+    pub(super) fn synced(&self) -> Vec<u8> {
         self.0.lock().unwrap().synced.clone()
     }
 }

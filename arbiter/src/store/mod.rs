@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod crash_tests;
 mod embedded;
 #[cfg(test)]
 mod embedded_tests;

@@ -19,7 +19,7 @@ use crate::pointers::BackupPointers;
 use crate::record::{LogIndex, Record};
 
 /// What the backup's session needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BackupConfig {
     /// Our name, as we would claim at the arbiter.
     pub holder: String,
@@ -68,7 +68,7 @@ pub enum BackupCommand {
     Close(CloseReason),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     AwaitingWelcome,
     Established,
@@ -86,7 +86,7 @@ impl State {
 }
 
 /// The backup's end of one connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct BackupSession {
     config: BackupConfig,
     state: State,

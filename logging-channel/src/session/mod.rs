@@ -24,7 +24,7 @@ use crate::message::{Hello, Identity, PROTOCOL_VERSION, Refused};
 use crate::pointers::PointerError;
 
 /// Why a session closes its connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum CloseReason {
     /// The identities differ.
     #[error("{item} differs: {ours} here, {theirs} there")]

@@ -24,7 +24,7 @@ pub const FRAME_RECORDS_MAX: usize = 512;
 pub const FRAME_BYTES_MAX: u64 = 256 << 10;
 
 /// What the primary's session needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PrimaryConfig {
     /// Our name, as claimed at the arbiter.
     pub holder: String,
@@ -73,7 +73,7 @@ pub enum PrimaryCommand {
     Close(CloseReason),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     AwaitingHello,
     Established,
@@ -91,7 +91,7 @@ impl State {
 }
 
 /// The primary's end of one connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct PrimarySession {
     config: PrimaryConfig,
     state: State,

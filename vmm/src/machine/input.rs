@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 /// Something from outside that reaches the guest at a point.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// Only time moves.
     Timer,

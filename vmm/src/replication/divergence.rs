@@ -10,7 +10,7 @@ use logging_channel::record::{Digests, LogIndex};
 use std::fmt;
 
 /// The first mismatch found by the replayer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Divergence {
     /// The record that did not fit, or the one expected next.
     pub index: LogIndex,
@@ -23,7 +23,7 @@ pub struct Divergence {
 }
 
 /// What differed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Difference {
     /// The copy passed the record's point without stopping at it.
     Passed,

@@ -54,7 +54,7 @@ impl Default for EngineConfig {
 }
 
 /// What the engine is given from outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Offer {
     /// Input for the guest; used only while recording, dropped while replaying.
     Input(Input),
@@ -94,7 +94,7 @@ pub enum Next {
 }
 
 /// What the engine tells the node, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Emitted {
     /// A record to send and store; with the output it stands for, if it is an Output record.
     Recorded {

@@ -12,7 +12,7 @@ use logging_channel::host_time::GuestTime;
 use logging_channel::record::{Digests, EndReason, OutputDevice};
 
 /// Output the guest produced on the way to the current point, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Produced {
     /// Which device.
     pub device: OutputDevice,

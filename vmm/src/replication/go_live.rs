@@ -11,7 +11,7 @@ use logging_channel::host_time::HostTime;
 use serde::{Deserialize, Serialize};
 
 /// Pauses between repetitions of a claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RetryConfig {
     /// After the first failure, nanoseconds.
     pub first_ns: u64,
@@ -29,7 +29,7 @@ impl Default for RetryConfig {
 }
 
 /// A claim that has not been decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     expected: u64,
     new: u64,

@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 const OUTPUT_OVERHEAD_BYTES: usize = 64;
 
 /// When output may pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stance {
     /// What is acknowledged passes.
@@ -55,7 +55,7 @@ pub struct GateStatus {
 }
 
 /// The queue in front of the outside world.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct OutputGate {
     stance: Stance,
     held: VecDeque<(LogIndex, Produced)>,

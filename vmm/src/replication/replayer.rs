@@ -87,8 +87,10 @@ impl Replayer {
         self.records.extend(records);
     }
 
+    /// The node forgot what was reported if the primary was heard in between: report again.
     pub(super) fn finish(&mut self) {
         self.finishing = true;
+        self.drained = false;
     }
 
     /// Where to stop, when the next record lies between exits. A Progress only says how far the

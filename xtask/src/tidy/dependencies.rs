@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("witness", &[]),
     ("rig", RIG),
     ("rig-agent", &[]),
+    ("rig-model", MODEL),
     ("xtask", &[]),
 ];
 
@@ -33,6 +34,11 @@ const PRODUCT: &[&str] = &[
     "understudy-logging-channel",
     "understudy-arbiter",
     "understudy-inspect",
+];
+const MODEL: &[&str] = &[
+    "understudy-logging-channel",
+    "understudy-arbiter",
+    "understudy-vmm",
 ];
 const RIG: &[&str] = &[
     "understudy-logging-channel",

@@ -13,7 +13,7 @@ use logging_channel::record::{EndReason, LogIndex};
 use logging_channel::session::CloseReason;
 
 /// What this process was started as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// Unreplicated: no backup, no arbiter, no waiting.
     Alone,
@@ -27,7 +27,7 @@ pub enum Part {
 }
 
 /// Settings of one side.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeConfig {
     /// What to be.
     pub part: Part,
@@ -48,7 +48,7 @@ pub struct NodeConfig {
 
 /// The arbiter's answer to the request under way. Every [`NodeCommand::Claim`] gets exactly one; a
 /// request that timed out is answered `Unreachable`, and what the arbiter says later is dropped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ArbiterReply {
     /// We hold this generation.
     Granted {
@@ -92,7 +92,7 @@ pub enum NodeEvent {
 }
 
 /// What a node wants done, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NodeCommand {
     /// Send this on the present connection.
     Send(Message),
@@ -133,7 +133,7 @@ pub enum NodeCommand {
 }
 
 /// Why a connection is no longer used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum LinkEnd {
     /// It broke.
     #[error("connection lost")]
@@ -150,7 +150,7 @@ pub enum LinkEnd {
 }
 
 /// Why a side halted for good.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum HaltReason {
     /// The arbiter gave the generation to somebody else.
     #[error("the arbiter gave generation {generation} to {holder}")]
@@ -185,7 +185,7 @@ pub enum HaltReason {
 }
 
 /// Something worth a line in the log or a counter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Note {
     /// A claim was sent.
     Claiming {

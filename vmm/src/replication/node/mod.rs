@@ -41,13 +41,15 @@ use logging_channel::session::backup::BackupSession;
 use logging_channel::session::primary::PrimarySession;
 
 /// Our end of the logging channel; kept after the connection broke, for its pointers.
+#[derive(Clone, Hash)]
 enum Session {
     None,
     Primary(Box<PrimarySession>),
     Backup(Box<BackupSession>),
 }
 
-/// One side of a replicated virtual machine.
+/// One side of a replicated virtual machine. Equal hashes mean equal behaviour from here on.
+#[derive(Clone, Hash)]
 pub struct Node {
     config: NodeConfig,
     role: Role,
