@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod diff;
 pub mod export;
 pub mod facts;
 pub mod filter;

@@ -51,7 +51,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    fn see(&mut self, item: &Salvaged) {
+    pub(crate) fn see(&mut self, item: &Salvaged) {
         self.count += u64::from(std::mem::take(&mut self.pending_torn));
         if let Salvaged::LeftOut(left_out) = item {
             match left_out.damage {

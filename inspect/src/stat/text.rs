@@ -7,6 +7,9 @@ use crate::line::HoleText;
 use crate::theme::Theme;
 use std::fmt::Write;
 
+/// Holes that the text lists.
+const HOLES_SHOWN: usize = 10;
+
 impl Report {
     /// The report as text.
     #[must_use]
@@ -29,8 +32,12 @@ impl Report {
                 silence.of
             );
         }
-        for hole in &self.holes {
+        for hole in self.holes.iter().take(HOLES_SHOWN) {
             let _ = writeln!(text, "\n{}", HoleText(hole, Theme::plain()));
+        }
+        if self.holes.len() > HOLES_SHOWN {
+            let more = self.holes.len() - HOLES_SHOWN;
+            let _ = writeln!(text, "\n... and {more} more; `log verify` lists them all");
         }
         text
     }

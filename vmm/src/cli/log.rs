@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod diff;
 pub(super) mod export;
 mod follow;
 mod grep;
@@ -31,6 +32,7 @@ pub(super) enum Command {
     Follow(follow::Arguments),
     Grep(grep::Arguments),
     Verify(verify::Arguments),
+    Diff(diff::Arguments),
     Export(export::Arguments),
 }
 
@@ -42,6 +44,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Follow(arguments) => follow::run(arguments),
         Command::Grep(arguments) => grep::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Diff(arguments) => diff::run(arguments),
         Command::Export(arguments) => export::run(arguments),
     }
 }

@@ -71,7 +71,7 @@ fn status(words: &str, dir: &Path) -> Exit {
     run(&cli.command).map_or_else(|failure| failure.exit, |()| Exit::Done)
 }
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "stat DIR",
     "ls DIR --json",
     "verify DIR",
@@ -80,6 +80,7 @@ const COMMANDS: [&str; 9] = [
     "export DIR --csv /dev/null",
     "export DIR --pcapng /dev/null",
     "export DIR --perfetto /dev/null --filter timer",
+    "diff DIR DIR",
     "follow DIR --from 0 --json",
 ];
 
@@ -101,7 +102,7 @@ fn what_is_not_there_is_said() {
     assert_eq!(status("show DIR 99", dir.path()), Exit::Failed);
     assert_eq!(status("grep nothing DIR", dir.path()), Exit::Failed);
     let empty = tempfile::tempdir().unwrap();
-    for command in &COMMANDS[..8] {
+    for command in &COMMANDS[..9] {
         assert_eq!(status(command, empty.path()), Exit::Failed, "{command}");
     }
 }
