@@ -11,9 +11,11 @@ use logging_channel::message::Message;
 use logging_channel::transport::TransportError;
 use logging_channel::transport::tcp::{Connection, FrameReader, FrameWriter, Listener};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Messages read ahead of the node.
 pub(super) const EVENTS_MAX: usize = 256;
@@ -54,15 +56,25 @@ pub(super) enum LinkEvent {
     },
 }
 
-/// Accepts backups, one connection after the other.
+/// Accepts backups, one connection after the other. While one is in use, whoever else connects is
+/// turned away here: a port scan must not cost the pair its connection.
 pub(super) async fn listen(listener: Listener, events: Sender<LinkEvent>) {
     let mut number = 0;
+    let places = Arc::new(Semaphore::new(1));
     loop {
         match listener.accept().await {
             Ok((connection, peer)) => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    tracing::warn!(%peer, "turned away: the logging channel has its connection");
+                    drop(connection);
+                    continue;
+                };
                 number += 1;
                 tracing::info!(%peer, "backup connected");
-                if open(connection, number, &events).await.is_none() {
+                if open(connection, number, &events, Some(place))
+                    .await
+                    .is_none()
+                {
                     return;
                 }
             }
@@ -85,7 +97,8 @@ pub(super) async fn connect(
         match Connection::connect(primary, CONNECT_TIMEOUT_MS).await {
             Ok(connection) => {
                 number += 1;
-                if open(connection, number, &events).await.is_none() || again.recv().await.is_none()
+                if open(connection, number, &events, None).await.is_none()
+                    || again.recv().await.is_none()
                 {
                     return;
                 }
@@ -96,8 +109,14 @@ pub(super) async fn connect(
     }
 }
 
-/// Starts the two tasks of a connection; `None` when the node is gone.
-async fn open(connection: Connection, number: u64, events: &Sender<LinkEvent>) -> Option<()> {
+/// Starts the two tasks of a connection; `None` when the node is gone. The place is free again when
+/// the node has let go of the connection and what it sent is written.
+async fn open(
+    connection: Connection,
+    number: u64,
+    events: &Sender<LinkEvent>,
+    place: Option<OwnedSemaphorePermit>,
+) -> Option<()> {
     let (reader, writer) = connection.split();
     let (queue, messages) = unbounded_channel();
     events
@@ -108,7 +127,10 @@ async fn open(connection: Connection, number: u64, events: &Sender<LinkEvent>) -
         .await
         .ok()?;
     tokio::spawn(read(reader, number, events.clone()));
-    tokio::spawn(write(writer, messages));
+    tokio::spawn(async move {
+        write(writer, messages).await;
+        drop(place);
+    });
     Some(())
 }
 
@@ -172,5 +194,74 @@ async fn put(
             Ok(())
         }
         other => writer.queue(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use logging_channel::message::Heartbeat;
+    use tokio::sync::mpsc::channel;
+
+    const BEAT: Message = Message::Heartbeat(Heartbeat {
+        released: logging_channel::record::LogIndex(0),
+    });
+
+    async fn connection(to: SocketAddr) -> Connection {
+        Connection::connect(to, CONNECT_TIMEOUT_MS)
+            .await
+            .expect("listens")
+    }
+
+    /// Connects until the one place is free again.
+    async fn connected(to: SocketAddr, link: &mut Receiver<LinkEvent>) -> (u64, Connection) {
+        loop {
+            let peer = connection(to).await;
+            tokio::select! {
+                event = link.recv() => match event {
+                    Some(LinkEvent::Connected { number, .. }) => return (number, peer),
+                    Some(LinkEvent::Gone { .. }) => {}
+                    other => panic!("{other:?}"),
+                },
+                () = tokio::time::sleep(CONNECT_PAUSE) => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_are_turned_away_while_a_connection_is_in_use() {
+        let listener = Listener::bind(("127.0.0.1", 0)).await.expect("binds");
+        let address = listener.local_address().expect("bound");
+        let (events, mut link) = channel(EVENTS_MAX);
+        let task = tokio::spawn(listen(listener, events));
+        let (mut from_primary, mut to_primary) = connection(address).await.split();
+        let Some(LinkEvent::Connected { number: 1, writer }) = link.recv().await else {
+            panic!("the first is welcome");
+        };
+        for _ in 0..100 {
+            let (mut reader, _writer) = connection(address).await.split();
+            // Closed or reset, without a word.
+            assert!(!matches!(reader.next().await, Ok(Some(_))));
+        }
+        // The pair noticed nothing, in either direction.
+        to_primary.send(&BEAT).await.expect("still open");
+        let said = link.recv().await;
+        assert!(
+            matches!(
+                said,
+                Some(LinkEvent::Said {
+                    number: 1,
+                    message: BEAT
+                })
+            ),
+            "{said:?}"
+        );
+        writer.send(BEAT).expect("still open");
+        assert_eq!(from_primary.next().await.expect("still open"), Some(BEAT));
+        // When the node lets go of it, the next is welcome.
+        drop((writer, from_primary, to_primary));
+        let (number, _peer) = connected(address, &mut link).await;
+        assert_eq!(number, 2);
+        task.abort();
     }
 }
