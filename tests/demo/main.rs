@@ -90,7 +90,7 @@ fn perform(lab: &mut Lab, arguments: &Arguments) -> Result<Report> {
     };
     let watch = Duration::from_secs(arguments.seconds);
     let mut scene = step("starting arbiter, primary, backup and client", || {
-        Scene::open(lab, &options, &Load::default())
+        Scene::open(lab, &options, &Load::steady())
     })?;
     let mut report = Report {
         hosts: scene.lab.kind().name(),

@@ -41,6 +41,18 @@ impl Default for Load {
     }
 }
 
+impl Load {
+    /// One request every 20 ms: well below what an emulated pair serves, so that what is measured is
+    /// the failover and not a queue.
+    #[must_use]
+    pub fn steady() -> Self {
+        Self {
+            interval_us: 20_000,
+            ..Self::default()
+        }
+    }
+}
+
 /// What the rig tells the client process while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

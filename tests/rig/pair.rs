@@ -61,7 +61,7 @@ impl Default for PairOptions {
             cmdline: String::new(),
             heartbeat_ms: 20,
             suspect_ms: SUSPECT_MS,
-            mark_ms: 5,
+            mark_ms: 20,
             memory_every: 0,
             log: true,
         }

@@ -2,8 +2,8 @@
 //!
 //! It acts only at points the execution clock can name. Order at one point: output that the guest
 //! produced on the way there, inputs that the guest has room for, a Timer if one is due, then a
-//! Mark; after a Mark of a runnable guest the guest is entered, so that the backup, too, may leave
-//! the point. Guest time is `base_guest + (now - base_host)`, cut to microseconds, and moves only
+//! Mark, at most one per interval; after a Mark of a runnable guest the guest is entered, so that the
+//! backup, too, may leave the point. Guest time is `base_guest + (now - base_host)`, cut to microseconds, and moves only
 //! when a record carries it.
 
 #![forbid(unsafe_code)]
@@ -252,10 +252,17 @@ impl Recorder {
         place: &Place,
         outbox: &mut Vec<Emitted>,
     ) -> Result<Next, E::Error> {
+        let mut deadline = executor.next_deadline().map(|at| self.host_time(at));
         if self.closed != Some(place.point) {
-            self.mark(now, executor, place, false, outbox)?;
+            // A guest that halts after every packet would be marked after every packet, and a mark
+            // costs more than the packet: the backup stands at this HLT anyway until input comes.
+            let due = self.marked_at.plus_ns(self.config.mark_interval_ns);
+            if now >= due {
+                self.mark(now, executor, place, false, outbox)?;
+            } else {
+                deadline = Some(deadline.map_or(due, |at| at.min(due)));
+            }
         }
-        let deadline = executor.next_deadline().map(|at| self.host_time(at));
         Ok(Next::Wait { deadline })
     }
 
