@@ -15,6 +15,7 @@
 //! | `invariants` | what must hold in every state |
 //! | `progress` | from every state, when faults end, the guest is served again |
 //! | `sabotage` | deliberate breaks, each of which must be found |
+//! | `histories` | what the arbiter's clients observe is linearizable |
 //! | `relative` | hashing times relative to now, so that equal futures are equal states |
 //! | `check` | stateright over all of it |
 //!
@@ -31,6 +32,7 @@ pub mod action;
 pub mod bounds;
 pub mod check;
 pub mod guest;
+pub mod histories;
 pub mod host;
 pub mod invariants;
 pub mod progress;

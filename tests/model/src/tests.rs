@@ -2,6 +2,7 @@
 
 use model::bounds::FINDS;
 use model::check::{Pair, check};
+use model::histories::{Break, Clients, check_histories};
 use model::sabotage::Sabotage;
 use model::world::Bounds;
 use std::time::Duration;
@@ -39,5 +40,29 @@ fn every_deliberate_break_is_found() {
             broken.invariant,
             broken.steps.len()
         );
+    }
+}
+
+/// Two clients race for a generation; the first asks twice, the second goes on to the next.
+fn clients(broken: Break) -> Clients {
+    Clients {
+        claims: vec![vec![(0, 1), (0, 1)], vec![(0, 1), (1, 2)]],
+        broken,
+    }
+}
+
+#[test]
+fn every_history_of_the_arbiters_clients_is_linearizable() {
+    let states = check_histories(clients(Break::Nothing)).expect("holds");
+    assert!(states > 500, "{states} states");
+    println!("{states} states");
+}
+
+#[test]
+fn an_arbiter_that_forgets_or_reads_stale_is_found() {
+    for broken in [Break::Forget, Break::StaleRead] {
+        let found = check_histories(clients(broken)).expect_err("must be found");
+        assert!(!found.starts_with("never"), "{found}");
+        println!("{broken:?}: {found}");
     }
 }
