@@ -8,7 +8,7 @@ use rig::netns::Namespace;
 use rig::observation::{Load, Order};
 use rig::oracle::Oracle;
 use rig::pair::Pair;
-use rig::scene::{PROGRESS_LIMIT, PROTECTED_LIMIT, Scene};
+use rig::scene::{PROGRESS_LIMIT, PROTECTED_LIMIT, Scene, keep_so_far};
 use rig::wait::{pause, until};
 use std::time::Duration;
 
@@ -81,6 +81,7 @@ fn booting(lab: &mut Lab) -> Result<()> {
         let recorded = pair.status(lab, Side::Primary)?.pointers.recorded;
         Ok((recorded >= INTO_THE_BOOT).then_some(()))
     })?;
+    keep_so_far(lab)?;
     Fault::Kill(Side::Primary).strike(lab)?;
     let client = Oracle::start(&Namespace::named("client"), &Load::default())?;
     client.wait_connected()?;

@@ -22,6 +22,22 @@ pub const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 /// Requests after which a service counts as up.
 const PROGRESS: u64 = 50;
 
+/// Has both hosts put on disk what they logged so far. A host that is killed later loses what it had
+/// not written back by itself, and a log that had only just begun would be lost whole: then there
+/// would be nothing to compare.
+///
+/// # Errors
+/// When a host does not answer.
+pub fn keep_so_far(lab: &Lab) -> Result<()> {
+    for side in Side::BOTH {
+        lab.host(side)
+            .agent()?
+            .exec(&["sync"], PROGRESS_LIMIT)?
+            .success()?;
+    }
+    Ok(())
+}
+
 /// A running pair with a client.
 #[derive(Debug)]
 pub struct Scene<'a> {
@@ -44,6 +60,7 @@ impl<'a> Scene<'a> {
         client.wait_connected()?;
         let mut scene = Self { lab, pair, client };
         scene.wait_served()?;
+        keep_so_far(scene.lab)?;
         Ok(scene)
     }
 
