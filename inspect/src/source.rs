@@ -1,7 +1,7 @@
 //! Walks a log on disk: record by record, over damage, within a range, in constant memory.
 //!
 //! Segments before the range are passed over by their names or their first record. A torn frame at the
-//! very end is what a killed writer, or one at work, leaves: it is shown, but no damage.
+//! very end, or zeros up to it, is what a killed writer, or one at work, leaves: shown, but no damage.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +26,7 @@ pub struct Hole {
     pub bytes: u64,
     /// What is wrong with the first of them.
     pub what: String,
-    /// Only the end of a frame is missing.
+    /// Only the end of a frame is missing, or there is nothing but zeros up to the end.
     pub torn: bool,
 }
 
@@ -37,7 +37,7 @@ impl From<&LeftOut> for Hole {
             offset: left_out.offset,
             bytes: left_out.bytes,
             what: left_out.damage.to_string(),
-            torn: matches!(left_out.damage, SegmentDamage::Torn { .. }),
+            torn: is_torn(&left_out.damage),
         }
     }
 }
@@ -54,12 +54,21 @@ impl Damage {
     pub(crate) fn see(&mut self, item: &Salvaged) {
         self.count += u64::from(std::mem::take(&mut self.pending_torn));
         if let Salvaged::LeftOut(left_out) = item {
-            match left_out.damage {
-                SegmentDamage::Torn { .. } => self.pending_torn = true,
-                _ => self.count += 1,
+            if is_torn(&left_out.damage) {
+                self.pending_torn = true;
+            } else {
+                self.count += 1;
             }
         }
     }
+}
+
+/// As an interrupted write leaves it: `docs/formats/log.md`, torn tails.
+const fn is_torn(damage: &SegmentDamage) -> bool {
+    matches!(
+        damage,
+        SegmentDamage::Torn { .. } | SegmentDamage::ZeroTail { .. }
+    )
 }
 
 /// Why a log cannot be walked.
@@ -247,6 +256,30 @@ mod tests {
             hole.offset <= middle && middle < hole.offset + hole.bytes,
             "{hole:?}"
         );
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_torn_and_elsewhere_damage() {
+        let log = sample::log_in_segments(400);
+        let damage = |segment: &Path| {
+            let mut bytes = std::fs::read(segment).unwrap();
+            bytes.resize(bytes.len() + 5_000, 0);
+            std::fs::write(segment, bytes).unwrap();
+            let mut torn = Vec::new();
+            let damage = walk(log.dir(), Range::default(), |found| {
+                if let Found::Hole(hole) = found {
+                    torn.push((hole.torn, hole.bytes));
+                }
+                Ok(Step::On)
+            });
+            (damage.unwrap().count, torn)
+        };
+        let segments = log.segments();
+        assert_eq!(
+            damage(&segments[segments.len() - 1]),
+            (0, vec![(true, 5_000)])
+        );
+        assert_eq!(damage(&segments[0]).0, 1);
     }
 
     #[test]

@@ -224,6 +224,11 @@ fn search(
     damage: SegmentDamage,
 ) -> Result<LeftOut, SegmentError> {
     let offset = scanner.offset();
+    let damage = match scanner.zero_tail()? {
+        // What a host that lost power leaves where the file had grown and its data was not there yet.
+        Some(bytes @ 1..) => SegmentDamage::ZeroTail { bytes },
+        _ => damage,
+    };
     let mut checked_bytes = 0;
     loop {
         if scanner.fill(1)?.is_empty() {
