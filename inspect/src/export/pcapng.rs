@@ -5,8 +5,8 @@
 //! sees it. Times are the guest's own wall clock: that of power-on and the guest time since.
 //!
 //! The log has the bytes of frames that came, but only length and checksum of those that went. From a log
-//! alone the latter are packets of captured length 0, which says so to every reader; `understudy replay
-//! --pcapng` makes them again and has them whole.
+//! alone the latter are packets of captured length 0, which says so to every reader; a replay, which makes
+//! them again, can give them whole.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ const PACKET_FLAGS: u16 = 2;
 
 /// What the section says about itself.
 const REMARK: &str = "Times are the guest's clock, not a host's. Directions are as seen from the guest. \
-                      A sent packet without bytes comes from a log alone: understudy replay --pcapng has them.";
+                      Of sent packets a log has length and checksum only.";
 
 /// Writes records and outputs as packets.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 ///
 /// All times are guest time; a packet capture adds the guest's wall clock at power-on. Of packets that
 /// left the guest a log has only length and checksum: they are in the capture without bytes, and
-/// `understudy replay --pcapng` makes them again.
+/// only a replay makes them again.
 #[derive(Debug, Args)]
 #[command(after_long_help = format!("\
 Examples:
