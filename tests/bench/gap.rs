@@ -62,7 +62,12 @@ fn try_one_kill(lab: &mut Lab) -> Result<Option<f64>> {
         ..lab.options()
     };
     let mut scene = Scene::open(lab, &options, &Load::steady())?;
-    if scene.pair.status(scene.lab, Side::Primary)?.role != "protected" {
+    // A primary that lost its backup, or the race, may have ended already.
+    let protected = scene
+        .pair
+        .status(scene.lab, Side::Primary)
+        .is_ok_and(|status| status.role == "protected");
+    if !protected {
         return Ok(None);
     }
     scene.wait_served()?;
