@@ -84,7 +84,7 @@ fn run() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen = choose(&arguments.names)?;
+    let chosen = choose(&arguments)?;
     let prepared = match prepare::stage()? {
         Stage::Done(code) => return Ok(code),
         Stage::Inside(prepared) => prepared,
@@ -101,9 +101,13 @@ fn run() -> Result<ExitCode> {
     )))
 }
 
-fn choose(names: &[String]) -> Result<Vec<&'static Drill>> {
+fn choose(arguments: &Arguments) -> Result<Vec<&'static Drill>> {
+    let names = &arguments.names;
     if names.is_empty() || names.iter().any(|name| name == "all") {
-        return Ok(all().collect());
+        let fits = |drill: &&Drill| {
+            arguments.clock == "branches" || drill.name != record_replay::BRANCHES_ONLY
+        };
+        return Ok(all().filter(fits).collect());
     }
     let find = |name: &String| match all().find(|drill| drill.name == name) {
         Some(drill) => Ok(drill),

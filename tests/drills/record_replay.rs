@@ -18,6 +18,9 @@ use rig::wait::until;
 use serde::Deserialize;
 use std::time::Duration;
 
+/// The one drill that the exit clock cannot pass: it is left out of "all" there.
+pub(crate) const BRANCHES_ONLY: &str = "record-replay-busy";
+
 pub(crate) const DRILLS: &[Drill] = &[
     Drill {
         name: "record-replay",
@@ -25,7 +28,7 @@ pub(crate) const DRILLS: &[Drill] = &[
         run,
     },
     Drill {
-        name: "record-replay-busy",
+        name: BRANCHES_ONLY,
         shows: "branch clock: 10,000 injections into a guest that computes; replayed twice, bit for bit",
         run: busy,
     },
@@ -78,10 +81,10 @@ fn run(lab: &mut Lab) -> Result<()> {
 }
 
 fn busy(lab: &mut Lab) -> Result<()> {
-    if lab.options().clock != "branches" {
-        println!("  SKIP record-replay-busy: needs --clock branches");
-        return Ok(());
-    }
+    ensure!(
+        lab.options().clock == "branches",
+        "a guest that computes without exits is preempted only with --clock branches"
+    );
     let mut injections = 0;
     for boot in 1..=BOOTS_MAX {
         record(lab, "busy", BUSY_REQUESTS)?;
