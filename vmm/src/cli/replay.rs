@@ -1,16 +1,27 @@
-//! `understudy replay`: run a recorded guest again from its log, with every check a backup makes.
+//! `understudy replay`: run a recorded guest again from its log, with every check a backup makes, and
+//! look at it where it stops.
 
 #![forbid(unsafe_code)]
 
+mod state;
+
 use super::exit::{Exit, Failure};
 use super::guest::ConfigArgument;
+use super::log::export;
 use super::unless_reader_left;
 use clap::Args;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use inspect::export::pcapng::PcapngWriter;
+use inspect::place::Place;
+use logging_channel::record::{OutputDevice, Record, RecordBody};
+use logging_channel::segment::{Salvaged, Salvager};
+use state::State;
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use vmm::config;
 use vmm::doctor;
-use vmm::runtime::{self, LandingOptions, ReplayReport};
+use vmm::replication::executor::Produced;
+use vmm::runtime::{self, LandingOptions, Observer, ReplayOptions, ReplayReport};
 
 /// Margin of landings on a host whose proof fails: either it has no counter, which the replay says
 /// when it needs one, or it lands late, which is a difference that names the place.
@@ -20,24 +31,43 @@ const MARGIN_BRANCHES_UNPROVEN: u64 = 128;
 ///
 /// Needs the images that the log was made with (checked by digest). Every record's execution point and
 /// registers, every output and every digest in the log are compared; the first difference is named.
+/// With --until it stops in the middle, and registers, memory and code there can be shown.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
     $ understudy run --config guest.toml
     $ understudy replay --config guest.toml
     $ understudy replay --config guest.toml --console other-log
+    $ understudy replay --config guest.toml --pcapng web.pcapng
+    $ understudy replay --config guest.toml --until 12.5s --registers --disassemble 8
+    $ understudy replay --config guest.toml --until exit:90210 --memory 0xffffffff81000000 64
     $ understudy replay --config guest.toml --json | jq .memory_digest
+    $ understudy replay --config guest.toml --until 12.5s --gdb 127.0.0.1:1234
+    $ gdb vmlinux -ex 'target remote 127.0.0.1:1234' -ex 'hbreak sys_write' -ex continue
 
-Two replays of one log end with the same digests. Ends with status 5 at a difference, 8 when the log
-is damaged.")]
+--until N stops before record N, --until 12.5s before the first record at that guest time, both at the
+point of the record before it; --until exit:N stops exactly there. Two replays of one log end with the
+same digests. Ends with status 5 at a difference, 8 when the log is damaged.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
     /// Directory of the log; the file's [log] dir when left out.
     dir: Option<PathBuf>,
+    /// Stop at this place: an index, `exit:N`, or a guest time as 1.5s or 300ms.
+    #[arg(long, value_name = "PLACE")]
+    until: Option<Place>,
     /// Show the guest's console output.
     #[arg(long)]
     console: bool,
+    /// Write the packets that came and went, whole, for Wireshark.
+    #[arg(long, value_name = "FILE")]
+    pcapng: Option<PathBuf>,
+    /// Serve gdb at this address, as 127.0.0.1:1234, where the replay stops; from the beginning
+    /// when there is no --until.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["pcapng", "console", "json"])]
+    gdb: Option<SocketAddr>,
+    #[command(flatten)]
+    look: state::Look,
     /// Answer with JSON.
     #[arg(long)]
     json: bool,
@@ -52,27 +82,42 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(dir) => dir.clone(),
         None => config.log()?.dir.clone(),
     };
-    let show = arguments.console;
-    let console = |bytes: &[u8]| {
-        if show {
-            // Standard error, so that the report stays alone on standard output.
-            let _ = io::stderr().write_all(bytes);
-        }
+    let options = ReplayOptions {
+        config: &config,
+        directory: &dir,
+        landing: LandingOptions {
+            margin: doctor::branch_clock_margin().unwrap_or(MARGIN_BRANCHES_UNPROVEN),
+            counter_lies_after: arguments.counter_lies_after,
+        },
+        until: arguments.until,
     };
-    let progress = |records| tracing::debug!(records, "replayed");
-    let margin = doctor::branch_clock_margin().unwrap_or(MARGIN_BRANCHES_UNPROVEN);
-    let landing = LandingOptions {
-        margin,
-        counter_lies_after: arguments.counter_lies_after,
+    if let Some(address) = arguments.gdb {
+        let listening = |address| tracing::info!("gdb may connect: target remote {address}");
+        return Ok(runtime::serve_gdb(&options, address, listening)?);
+    }
+    let mut watcher = Watcher {
+        console: arguments.console,
+        capture: match &arguments.pcapng {
+            Some(path) => Some(PcapngWriter::new(export::open(path)?)?),
+            None => None,
+        },
+        meter: Meter::begin(&dir, !arguments.console),
     };
-    let report = runtime::replay(&config, &dir, landing, console, progress)?;
+    let replayed = runtime::replay(&options, &mut watcher);
+    watcher.meter.end();
+    if let Some(capture) = watcher.capture {
+        unless_reader_left(capture.finish().map(drop))?;
+    }
+    let mut replayed = replayed?;
+    let state = State::look(&arguments.look, &mut replayed)?;
+    let report = &replayed.report;
     let text = if arguments.json {
-        serde_json::to_string(&report).map_err(|error| Failure::new(Exit::Failed, error))? + "\n"
+        json_of(report, &state).map_err(|error| Failure::new(Exit::Failed, error))?
     } else {
-        text_of(&report)
+        text_of(report) + &state.text()
     };
     unless_reader_left(io::stdout().write_all(text.as_bytes()))?;
-    match report.divergence {
+    match &report.divergence {
         None => Ok(()),
         Some(divergence) => {
             let error = anyhow::anyhow!("the replay differs from the log: {divergence}");
@@ -80,6 +125,91 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 .remedy("compare with `understudy log ls --from INDEX`; keep the log"))
         }
     }
+}
+
+/// What is done with what the guest does.
+struct Watcher {
+    console: bool,
+    capture: Option<PcapngWriter<Box<dyn Write>>>,
+    meter: Meter,
+}
+
+impl Observer for Watcher {
+    fn record(&mut self, record: &Record, sent: Option<&Produced>) -> io::Result<()> {
+        if let (Some(produced), true) = (sent, self.console)
+            && produced.device == OutputDevice::Console
+        {
+            // Standard error, so that the report stays alone on standard output.
+            let _ = io::stderr().write_all(&produced.bytes);
+        }
+        match &mut self.capture {
+            Some(capture) => capture.record(record, sent.map(|produced| produced.bytes.as_slice())),
+            None => Ok(()),
+        }
+    }
+
+    fn progress(&mut self, records: u64) {
+        tracing::debug!(records, "replayed");
+        self.meter.show(records);
+    }
+}
+
+/// Progress on a terminal; silent elsewhere.
+struct Meter {
+    /// Records in the log, if progress is shown.
+    all: Option<u64>,
+}
+
+impl Meter {
+    fn begin(dir: &Path, wanted: bool) -> Self {
+        let all = (wanted && io::stderr().is_terminal()).then(|| records_in(dir));
+        Self { all: all.flatten() }
+    }
+
+    fn show(&self, records: u64) {
+        if let Some(all) = self.all {
+            let percent = records.saturating_mul(100) / all.max(1);
+            let _ = write!(
+                io::stderr(),
+                "\rreplayed {records} of {all} records, {percent} %"
+            );
+        }
+    }
+
+    fn end(&self) {
+        if self.all.is_some() {
+            // Whatever comes next begins on an empty line.
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// How many records a log has: one more than its last index, found in its last segment.
+fn records_in(dir: &Path) -> Option<u64> {
+    let last_segment = *Salvager::open(dir).ok()?.segments().last()?;
+    let mut salvager = Salvager::open_at(dir, last_segment).ok()?;
+    let mut all = None;
+    while let Ok(Some(item)) = salvager.next() {
+        if let Salvaged::Frame(frame) = item
+            && let Some(placed) = frame.records.last()
+        {
+            all = Some(placed.record.index.0 + 1);
+            if matches!(placed.record.body, RecordBody::End(_)) {
+                break;
+            }
+        }
+    }
+    all
+}
+
+fn json_of(report: &ReplayReport, state: &State) -> serde_json::Result<String> {
+    let mut value = serde_json::to_value(report)?;
+    if let (Some(into), serde_json::Value::Object(more)) =
+        (value.as_object_mut(), serde_json::to_value(state)?)
+    {
+        into.extend(more);
+    }
+    Ok(value.to_string() + "\n")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -91,7 +221,7 @@ fn text_of(report: &ReplayReport) -> String {
     let end = report
         .end
         .as_deref()
-        .unwrap_or("open: the log does not say");
+        .unwrap_or("open: the guest had not ended here");
     let ReplayReport {
         records,
         exits,

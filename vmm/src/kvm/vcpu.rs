@@ -55,6 +55,8 @@ pub enum Debugging {
     SingleStep,
     /// Before the instruction at this linear address.
     Breakpoint(u64),
+    /// Before an instruction at any of these.
+    Breakpoints([Option<u64>; 4]),
 }
 
 /// What the last exit still waits for.
@@ -323,6 +325,16 @@ impl Vcpu {
                 request.arch.debugreg[0] = address;
                 // DR7: reserved one, local and global enable of breakpoint 0, on execution.
                 request.arch.debugreg[7] = 0x403;
+            }
+            Debugging::Breakpoints(addresses) => {
+                request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+                request.arch.debugreg[7] = 0x400;
+                for (number, address) in addresses.iter().enumerate() {
+                    if let Some(address) = address {
+                        request.arch.debugreg[number] = *address;
+                        request.arch.debugreg[7] |= 3 << (2 * number);
+                    }
+                }
             }
         }
         // KVM writes RFLAGS.TF: what the run page says is no longer true.

@@ -11,6 +11,8 @@
 
 mod arbiter_claim;
 pub mod control_socket;
+mod debugger;
+mod gdb;
 mod guest;
 pub mod host_clock;
 pub mod kvm_executor;
@@ -18,13 +20,15 @@ mod kvm_landing;
 mod link_task;
 mod log_thread;
 mod network;
+mod next_instruction;
 mod node_task;
 mod replay;
 mod session;
 pub mod vcpu_thread;
 pub mod watchdog;
 
+pub use gdb::serve_gdb;
 pub use guest::GuestError;
 pub use node_task::NodeEnd;
-pub use replay::{LandingOptions, ReplayReport, replay};
+pub use replay::{LandingOptions, Observer, ReplayOptions, ReplayReport, Replayed, replay};
 pub use session::{RunOptions, RuntimeError, backup, primary, run};

@@ -1,19 +1,34 @@
 //! Replay of a log on disk, from its beginning, with every check the backup makes.
+//!
+//! It ends with the log, or before the first record at a place that was asked for; the guest then stands
+//! there, and its registers and memory can be read. A place that is an exit is reached exactly; any other
+//! stops at the point of the last record before it.
 
 use super::guest::Blueprint;
 use super::host_clock::HostClock;
+use super::kvm_executor::KvmExecutor;
 use super::session::RuntimeError;
 use crate::config::Config;
+use crate::kvm::KvmError;
+use crate::kvm::vm::Vm;
+use crate::machine::cpu_state::CpuState;
 use crate::replication::divergence::Divergence;
-use crate::replication::engine::{Emitted, Engine, EngineConfig, Next, Offer};
+use crate::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, Next, Offer};
 use crate::replication::executor::{Executor, Produced};
+use inspect::place::Place;
 use logging_channel::execution_point::PointKind;
-use logging_channel::record::{Digests, EndReason, OutputDevice, Record, RecordBody};
+use logging_channel::record::{ClockKind, EndReason, LogIndex, Record, RecordBody};
 use logging_channel::segment::reader::LogReader;
+use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
+use vm_memory::{Bytes, GuestAddress};
 
 /// Records handed to the engine at a time.
 const BATCH_RECORDS: usize = 1_024;
+
+/// Bytes of guest memory behind one translation.
+const PAGE_BYTES: u64 = 4_096;
 
 /// What came of a replay.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -42,16 +57,16 @@ pub struct ReplayReport {
     pub divergence: Option<String>,
 }
 
-/// Counts while the replay runs.
-#[derive(Default)]
-struct Progress {
-    records: u64,
-    exits: u64,
-    marks: u64,
-    memory_digests: u64,
-    between: u64,
-    end: Option<EndReason>,
-    divergence: Option<Box<Divergence>>,
+/// Is told what happens during a replay.
+pub trait Observer {
+    /// Every record, once it is replayed; with the bytes, if it is an Output record.
+    ///
+    /// # Errors
+    /// When whatever is made of it cannot be written; that ends the replay.
+    fn record(&mut self, record: &Record, sent: Option<&Produced>) -> io::Result<()>;
+
+    /// Now and then, the number of records done so far.
+    fn progress(&mut self, records: u64);
 }
 
 /// How a replay on the branch clock lands.
@@ -63,122 +78,294 @@ pub struct LandingOptions {
     pub counter_lies_after: Option<u64>,
 }
 
-/// Replays the log in `directory`. `console` is given the guest's console output, `progress` the
-/// number of records done so far, now and then.
-///
-/// # Errors
-/// When the log is damaged or of another guest, or the host fails. A divergence is no error but part
-/// of the report.
-pub fn replay(
-    config: &Config,
-    directory: &Path,
-    landing: LandingOptions,
-    mut console: impl FnMut(&[u8]),
-    mut progress: impl FnMut(u64),
-) -> Result<ReplayReport, RuntimeError> {
-    let clock = HostClock::start();
-    let mut log = LogReader::open(directory);
-    let Some(first) = log.next_record()? else {
-        return Err(RuntimeError::NoLog(directory.display().to_string()));
-    };
-    let RecordBody::Start(start) = &first.body else {
-        return Err(RuntimeError::NoStart(first.index.0));
-    };
-    let guest = Blueprint::read(config, start.clock, landing.margin)?
-        .sabotaged(landing.counter_lies_after)
-        .build(start)?;
-    let engine_config = EngineConfig::default();
-    let mut engine = Engine::replaying(guest.executor, engine_config, no_entropy())?;
-    let mut done = Progress::default();
-    let mut batch = vec![first];
-    loop {
-        fill(&mut log, &mut batch)?;
-        let last = batch.is_empty();
-        done.count(&batch);
-        let offer = if last {
-            Offer::FinishLog
-        } else {
-            Offer::Records(std::mem::take(&mut batch))
+/// What to replay.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplayOptions<'a> {
+    /// The guest: images, memory.
+    pub config: &'a Config,
+    /// Directory of the log.
+    pub directory: &'a Path,
+    /// How it lands, with the branch clock.
+    pub landing: LandingOptions,
+    /// Where to stop; the end of the log when absent.
+    pub until: Option<Place>,
+}
+
+/// A guest that was replayed, as it stands.
+pub struct Replayed {
+    /// What came of it.
+    pub report: ReplayReport,
+    replay: Replay,
+}
+
+impl Replayed {
+    /// All registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn cpu(&mut self) -> Result<CpuState, KvmError> {
+        self.replay.engine.executor().vcpu.save()
+    }
+
+    /// Up to `length` bytes at a linear address, as far as it is mapped to memory.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn linear(&mut self, address: u64, length: usize) -> Result<Vec<u8>, KvmError> {
+        linear(self.replay.engine.executor(), address, length)
+    }
+
+    /// Up to `length` bytes at a guest physical address, as far as there is memory.
+    pub fn physical(&mut self, address: u64, length: usize) -> Vec<u8> {
+        physical(self.replay.engine.executor(), address, length)
+    }
+}
+
+/// Up to `length` bytes at a linear address, as far as it is mapped to memory.
+pub(super) fn linear(
+    guest: &mut KvmExecutor,
+    address: u64,
+    length: usize,
+) -> Result<Vec<u8>, KvmError> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let at = address.wrapping_add(bytes.len() as u64);
+        let Some(there) = guest.vcpu.translate(at)? else {
+            break;
         };
-        engine.offer(clock.now(), offer);
-        while engine.poll(clock.now())? == Next::Run {
-            engine.execute()?;
-        }
-        for emitted in engine.take_outbox() {
-            done.take(emitted, &mut console);
-        }
-        progress(done.records);
-        if last || done.end.is_some() || done.divergence.is_some() {
+        let in_page = usize::try_from(PAGE_BYTES - at % PAGE_BYTES).unwrap_or(1);
+        let wanted = in_page.min(length - bytes.len());
+        let piece = physical(guest, there, wanted);
+        let short = piece.len() < wanted;
+        bytes.extend(piece);
+        if short {
             break;
         }
     }
-    let digests = engine.executor().digests(true)?;
-    let guest_time_us = engine.executor().guest_time().as_micros();
-    Ok(done.report(digests, guest_time_us, clock.now().0 / 1_000))
+    Ok(bytes)
 }
 
-fn fill(log: &mut LogReader, batch: &mut Vec<Record>) -> Result<(), RuntimeError> {
-    while batch.len() < BATCH_RECORDS {
-        match log.next_record()? {
-            Some(record) => batch.push(record),
-            None => break,
+fn physical(guest: &KvmExecutor, address: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let read = guest
+        .machine()
+        .memory()
+        .read(&mut bytes, GuestAddress(address));
+    bytes.truncate(read.unwrap_or(0));
+    bytes
+}
+
+/// A replay at work.
+pub(super) struct Replay {
+    pub(super) clock: HostClock,
+    pub(super) clock_kind: ClockKind,
+    log: LogReader,
+    pub(super) engine: Engine<KvmExecutor>,
+    /// Keeps the memory slots.
+    _vm: Vm,
+    /// Given to the engine, not yet reported as replayed.
+    pending: VecDeque<Record>,
+    /// Read ahead: the first at the place to stop at.
+    beyond: Option<Record>,
+    records: u64,
+    exits: u64,
+    marks: u64,
+    memory_digests: u64,
+    between: u64,
+    end: Option<EndReason>,
+    divergence: Option<Box<Divergence>>,
+}
+
+/// Replays a log.
+///
+/// # Errors
+/// When the log is damaged or of another guest, the host fails, or the observer cannot go on. A divergence
+/// is no error but part of the report.
+pub fn replay(
+    options: &ReplayOptions<'_>,
+    observer: &mut impl Observer,
+) -> Result<Replayed, RuntimeError> {
+    let mut replay = Replay::begin(options)?;
+    replay.run(options.until, observer)?;
+    Ok(Replayed {
+        report: replay.report()?,
+        replay,
+    })
+}
+
+impl Replay {
+    /// A guest at power-on, and its log.
+    pub(super) fn begin(options: &ReplayOptions<'_>) -> Result<Self, RuntimeError> {
+        let mut log = LogReader::open(options.directory);
+        let Some(first) = log.next_record()? else {
+            return Err(RuntimeError::NoLog(options.directory.display().to_string()));
+        };
+        let RecordBody::Start(start) = &first.body else {
+            return Err(RuntimeError::NoStart(first.index.0));
+        };
+        let clock_kind = start.clock;
+        let landing = options.landing;
+        let guest = Blueprint::read(options.config, clock_kind, landing.margin)?
+            .sabotaged(landing.counter_lies_after)
+            .build(start)?;
+        let no_entropy: EntropySource = Box::new(|_| Vec::new());
+        let engine = Engine::replaying(guest.executor, EngineConfig::default(), no_entropy)?;
+        Ok(Self {
+            clock: HostClock::start(),
+            clock_kind,
+            log,
+            engine,
+            _vm: guest.vm,
+            pending: VecDeque::new(),
+            beyond: Some(first),
+            records: 0,
+            exits: 0,
+            marks: 0,
+            memory_digests: 0,
+            between: 0,
+            end: None,
+            divergence: None,
+        })
+    }
+
+    /// Replays up to a place.
+    pub(super) fn run(
+        &mut self,
+        until: Option<Place>,
+        observer: &mut impl Observer,
+    ) -> Result<(), RuntimeError> {
+        loop {
+            let last = self.feed(until)?;
+            if last {
+                // Before the guest runs on: it is to stop at the last record's point.
+                self.engine.offer(self.clock.now(), Offer::FinishLog);
+            }
+            while self.engine.poll(self.clock.now())? == Next::Run {
+                self.engine.execute()?;
+            }
+            self.take_outbox(observer)?;
+            observer.progress(self.records);
+            if last || self.over() {
+                break;
+            }
+        }
+        match until {
+            Some(Place::Exit(exits)) => self.run_to_exit(exits, observer),
+            _ => Ok(()),
         }
     }
-    Ok(())
-}
 
-/// A replay needs no entropy: what the guest was given is in the log.
-fn no_entropy() -> crate::replication::engine::EntropySource {
-    Box::new(|_| Vec::new())
-}
+    const fn over(&self) -> bool {
+        self.end.is_some() || self.divergence.is_some()
+    }
 
-impl Progress {
-    fn count(&mut self, batch: &[Record]) {
-        for record in batch {
-            self.between += u64::from(
-                record.point.kind == PointKind::Between && record.body != RecordBody::Progress,
-            );
+    /// Gives the engine more records; whether none follows, up to the place to stop at.
+    pub(super) fn feed(&mut self, until: Option<Place>) -> Result<bool, RuntimeError> {
+        let mut batch = Vec::new();
+        let mut last = false;
+        while batch.len() < BATCH_RECORDS && !last {
+            let next = match self.beyond.take() {
+                Some(record) => Some(record),
+                None => self.log.next_record()?,
+            };
+            match next {
+                None => last = true,
+                Some(record) if until.is_some_and(|place| place.reached_by(&record)) => {
+                    self.beyond = Some(record);
+                    last = true;
+                }
+                Some(record) => batch.push(record),
+            }
+        }
+        self.pending.extend(batch.iter().cloned());
+        self.engine.offer(self.clock.now(), Offer::Records(batch));
+        Ok(last)
+    }
+
+    /// From the last record before an exit to the exit itself: towards the first record behind it, which
+    /// is not applied.
+    fn run_to_exit(
+        &mut self,
+        exits: u64,
+        observer: &mut impl Observer,
+    ) -> Result<(), RuntimeError> {
+        if self.engine.point().exits >= exits || self.over() {
+            return Ok(());
+        }
+        let Some(target) = self.beyond.take() else {
+            return Ok(());
+        };
+        self.pending.push_back(target.clone());
+        let now = self.clock.now();
+        self.engine.offer(now, Offer::Records(vec![target]));
+        while self.engine.point().exits < exits && self.engine.poll(self.clock.now())? == Next::Run
+        {
+            self.engine.execute()?;
+        }
+        self.exits = self.engine.point().exits;
+        self.take_outbox(observer)
+    }
+
+    pub(super) fn take_outbox(&mut self, observer: &mut impl Observer) -> Result<(), RuntimeError> {
+        for emitted in self.engine.take_outbox() {
+            match emitted {
+                Emitted::Replayed {
+                    next,
+                    exits,
+                    outputs,
+                } => {
+                    self.exits = exits;
+                    self.replayed(next, &outputs, observer)?;
+                }
+                Emitted::Ended(reason) => self.end = Some(reason),
+                Emitted::Diverged(divergence) => self.divergence = Some(divergence),
+                Emitted::Recorded { .. } | Emitted::Drained | Emitted::Live => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every record below `next` is replayed; `outputs` are theirs, in order.
+    fn replayed(
+        &mut self,
+        next: LogIndex,
+        outputs: &[(LogIndex, Produced)],
+        observer: &mut impl Observer,
+    ) -> Result<(), RuntimeError> {
+        self.records = next.0;
+        let mut outputs = outputs.iter().peekable();
+        while let Some(record) = self.pending.pop_front_if(|record| record.index < next) {
             if let RecordBody::Mark(digests) = &record.body {
                 self.marks += 1;
                 self.memory_digests += u64::from(digests.memory.is_some());
             }
+            self.between += u64::from(
+                record.point.kind == PointKind::Between && record.body != RecordBody::Progress,
+            );
+            let sent = outputs.next_if(|(index, _)| *index == record.index);
+            let told = observer.record(&record, sent.map(|(_, produced)| produced));
+            told.map_err(|source| RuntimeError::Io {
+                operation: "write what is replayed",
+                source,
+            })?;
         }
+        Ok(())
     }
 
-    fn take(&mut self, emitted: Emitted, console: &mut impl FnMut(&[u8])) {
-        match emitted {
-            Emitted::Replayed {
-                next,
-                exits,
-                outputs,
-            } => {
-                self.records = next.0;
-                self.exits = exits;
-                for (_, Produced { device, bytes }) in outputs {
-                    if device == OutputDevice::Console {
-                        console(&bytes);
-                    }
-                }
-            }
-            Emitted::Ended(reason) => self.end = Some(reason),
-            Emitted::Diverged(divergence) => self.divergence = Some(divergence),
-            Emitted::Recorded { .. } | Emitted::Drained | Emitted::Live => {}
-        }
-    }
-
-    fn report(self, digests: Digests, guest_time_us: u64, host_time_us: u64) -> ReplayReport {
-        ReplayReport {
+    fn report(&mut self) -> Result<ReplayReport, RuntimeError> {
+        let digests = self.engine.executor().digests(true)?;
+        Ok(ReplayReport {
             records: self.records,
             exits: self.exits,
             marks: self.marks,
             memory_digests: self.memory_digests,
             between: self.between,
-            guest_time_us,
-            host_time_us,
+            guest_time_us: self.engine.executor().guest_time().as_micros(),
+            host_time_us: self.clock.now().0 / 1_000,
             end: self.end.map(|reason| format!("{reason:?}")),
             registers_digest: digests.registers,
             memory_digest: digests.memory.unwrap_or_default(),
-            divergence: self.divergence.map(|d| d.to_string()),
-        }
+            divergence: self.divergence.as_ref().map(ToString::to_string),
+        })
     }
 }
