@@ -4,6 +4,7 @@
 
 mod arbiter_outage;
 mod failover;
+mod inspect;
 mod lab;
 mod record_replay;
 mod split_brain;
@@ -31,6 +32,7 @@ const GROUPS: &[&[Drill]] = &[
     split_brain::DRILLS,
     arbiter_outage::DRILLS,
     failover::DRILLS,
+    inspect::DRILLS,
     lab::DRILLS,
 ];
 

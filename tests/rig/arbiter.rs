@@ -46,6 +46,12 @@ impl Arbiter {
         })
     }
 
+    /// The product's program, on this machine.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The URL for `[arbiter] url`.
     #[must_use]
     pub fn url() -> String {
