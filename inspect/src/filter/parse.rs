@@ -8,7 +8,7 @@ use super::{
     Test,
 };
 use crate::facts::{Device, Direction};
-use crate::kind::Kind;
+use crate::kind;
 use crate::packet::Protocol;
 use crate::place::time_us;
 use std::net::IpAddr;
@@ -123,7 +123,7 @@ impl<'a> Parser<'a> {
             });
         }
         match word.as_str() {
-            "kind" => self.word("a kind of record", Kind::named, Test::Kind),
+            "kind" => self.word("a kind of record", kind::named, Test::Kind),
             "device" => self.word("console, rng or net0, net1, ...", device, Test::Device),
             "direction" => self.word("in or out", direction, Test::Direction),
             "proto" => self.word(
@@ -252,7 +252,7 @@ fn bare(word: &str) -> Option<Test> {
     if word == "ip" {
         return Some(Test::HasIp);
     }
-    let kind = Kind::named(word).map(|kind| Test::Kind(Is::Same, kind));
+    let kind = kind::named(word).map(|kind| Test::Kind(Is::Same, kind));
     kind.or_else(|| Some(Test::Direction(Is::Same, direction(word)?)))
         .or_else(|| Some(Test::Protocol(Is::Same, protocol(word)?)))
 }
