@@ -10,11 +10,16 @@
 
 #![forbid(unsafe_code)]
 
+use crate::address::Address;
+pub use crate::address::AddressError;
+use crate::etcd::{Etcd, EtcdError};
+use crate::http::{HttpPeer, chain};
 use crate::protocol::{
-    ClaimReply, ClaimRequest, ErrorReply, HealthReply, REPLY_BYTES_MAX, VmReply, VmsReply,
+    ClaimReply, ClaimRequest, ErrorReply, Grant, HealthReply, HistoryReply, REPLY_BYTES_MAX,
+    VERSION, VmReply, VmsReply,
 };
 use crate::register::{Claim, Outcome, VmName};
-use reqwest::{Method, StatusCode, Url};
+use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
@@ -41,16 +46,6 @@ impl Default for RetryPolicy {
             pause_ms_max: 200,
         }
     }
-}
-
-/// An address that cannot be an arbiter's.
-#[derive(Debug, thiserror::Error)]
-#[error("the arbiter address {url:?} {reason}")]
-pub struct AddressError {
-    /// As given.
-    pub url: String,
-    /// What is wrong with it and how it should look.
-    pub reason: String,
 }
 
 /// No answer, or none that can be used. Whether a claim was granted is not known.
@@ -110,42 +105,46 @@ impl ClientError {
     }
 }
 
-/// What one try came to.
-enum Try {
-    Answer(StatusCode, Vec<u8>),
+/// Why one try brought no answer.
+enum Missed {
+    /// Another may.
     Failed(String),
+    /// None will.
+    Final(ClientError),
 }
 
-/// A client of one arbiter. Cheap to clone; clones share connections.
+/// A client of one arbiter: of `understudy arbiter`, or of the registers in an etcd cluster. Cheap to
+/// clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct ArbiterClient {
-    http: reqwest::Client,
-    url: Url,
+    backend: Backend,
+    url: String,
     policy: RetryPolicy,
 }
 
+#[derive(Debug, Clone)]
+enum Backend {
+    Http(HttpPeer),
+    Etcd(Etcd),
+}
+
 impl ArbiterClient {
-    /// A client of the arbiter at `url`, such as `http://10.0.0.9:7070`.
+    /// A client of the arbiter at `url`, such as `http://10.0.0.9:7070`, or
+    /// `etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/understudy`.
     ///
     /// # Errors
-    /// When `url` is not an `http` address of a host.
+    /// When `url` has neither form.
     pub fn new(url: &str, policy: RetryPolicy) -> Result<Self, AddressError> {
-        let checked = parse_address(url)?;
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .pool_idle_timeout(None)
-            .pool_max_idle_per_host(2)
-            .user_agent(concat!("understudy/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| AddressError {
-                url: url.into(),
-                reason: error.to_string(),
-            })?;
+        let address = Address::parse(url)?;
+        let backend = match &address {
+            Address::Http { authority } => Backend::Http(HttpPeer::new(authority)),
+            Address::Etcd { members, prefix } => {
+                Backend::Etcd(Etcd::new(members, prefix, policy.try_ms_max))
+            }
+        };
         Ok(Self {
-            http,
-            url: checked,
+            backend,
+            url: address.to_string(),
             policy,
         })
     }
@@ -153,7 +152,7 @@ impl ArbiterClient {
     /// Its address.
     #[must_use]
     pub fn url(&self) -> &str {
-        self.url.as_str().trim_end_matches('/')
+        &self.url
     }
 
     /// Claims `vm`.
@@ -161,12 +160,22 @@ impl ArbiterClient {
     /// # Errors
     /// When there was no usable answer: whether the claim was granted is not known.
     pub async fn claim(&self, vm: &VmName, claim: &Claim) -> Result<Outcome, ClientError> {
-        let body = serde_json::to_vec(&ClaimRequest::from(claim))
-            .map_err(|error| self.not_an_arbiter(error.to_string()))?;
-        let path = ["v1", "vms", vm.as_str(), "claim"];
-        let reply: ClaimReply = self.ask(&path, Some(body)).await?;
-        let told = reply.clone().outcome_of(claim);
-        let outcome = told.ok_or_else(|| self.not_an_arbiter(format!("{reply:?}")))?;
+        let outcome = match &self.backend {
+            Backend::Http(http) => {
+                let body = serde_json::to_vec(&ClaimRequest::from(claim))
+                    .map_err(|error| self.not_an_arbiter(error.to_string()))?;
+                let path = format!("/v1/vms/{vm}/claim");
+                let reply: ClaimReply = self.ask(http, &path, Some(&body)).await?;
+                let told = reply.clone().outcome_of(claim);
+                told.ok_or_else(|| self.not_an_arbiter(format!("{reply:?}")))?
+            }
+            Backend::Etcd(etcd) => {
+                self.again(
+                    || async move { etcd.claim(vm, claim).await.map_err(|e| self.missed(e)) },
+                )
+                .await?
+            }
+        };
         match outcome {
             Outcome::Refused { generation, .. } if generation < claim.expected_generation() => {
                 Err(ClientError::Behind {
@@ -185,7 +194,32 @@ impl ArbiterClient {
     /// # Errors
     /// When there was no usable answer.
     pub async fn read(&self, vm: &VmName) -> Result<VmReply, ClientError> {
-        self.ask(&["v1", "vms", vm.as_str()], None).await
+        match &self.backend {
+            Backend::Http(http) => self.ask(http, &format!("/v1/vms/{vm}"), None).await,
+            Backend::Etcd(etcd) => {
+                let read = || async move { etcd.read(vm).await.map_err(|e| self.missed(e)) };
+                Ok(VmReply::new(vm.clone(), &self.again(read).await?))
+            }
+        }
+    }
+
+    /// The newest grants of `vm`, oldest first.
+    ///
+    /// # Errors
+    /// When there was no usable answer.
+    pub async fn history(&self, vm: &VmName) -> Result<HistoryReply, ClientError> {
+        match &self.backend {
+            Backend::Http(http) => {
+                let path = format!("/v1/vms/{vm}/history");
+                self.ask(http, &path, None).await
+            }
+            Backend::Etcd(etcd) => {
+                let read = || async move { etcd.history(vm).await.map_err(|e| self.missed(e)) };
+                let grants = self.again(read).await?.iter().map(Grant::from).collect();
+                let vm = vm.clone();
+                Ok(HistoryReply { vm, grants })
+            }
+        }
     }
 
     /// All registers.
@@ -193,7 +227,15 @@ impl ArbiterClient {
     /// # Errors
     /// When there was no usable answer.
     pub async fn list(&self) -> Result<VmsReply, ClientError> {
-        self.ask(&["v1", "vms"], None).await
+        match &self.backend {
+            Backend::Http(http) => self.ask(http, "/v1/vms", None).await,
+            Backend::Etcd(etcd) => {
+                let list = || async move { etcd.list().await.map_err(|e| self.missed(e)) };
+                let found = self.again(list).await?.into_iter();
+                let vms = found.map(|(vm, register)| VmReply::new(vm, &register));
+                Ok(VmsReply { vms: vms.collect() })
+            }
+        }
     }
 
     /// Whether it works.
@@ -201,39 +243,53 @@ impl ArbiterClient {
     /// # Errors
     /// When there was no usable answer.
     pub async fn health(&self) -> Result<HealthReply, ClientError> {
-        self.ask(&["v1", "health"], None).await
+        match &self.backend {
+            Backend::Http(http) => self.ask(http, "/v1/health", None).await,
+            Backend::Etcd(_) => Ok(HealthReply {
+                status: "ok".into(),
+                version: "etcd".into(),
+                protocol: VERSION,
+                vms: self.list().await?.vms.len(),
+            }),
+        }
     }
 
     /// Opens a connection for later, with a single try; tells whether the arbiter answered. The
     /// server closes connections idle for [`crate::server::IDLE_S_MAX`]: call more often than that.
     pub async fn warm(&self) -> bool {
-        let url = self.address(&["v1", "health"]);
-        matches!(
-            self.attempt(&url, None).await,
-            Try::Answer(StatusCode::OK, _)
-        )
-    }
-
-    fn address(&self, path: &[&str]) -> Url {
-        let mut url = self.url.clone();
-        url.set_path(&path.join("/"));
-        url
+        match &self.backend {
+            Backend::Http(http) => matches!(
+                self.attempt(http, "/v1/health", None).await,
+                Ok((StatusCode::OK, _))
+            ),
+            Backend::Etcd(etcd) => etcd.list().await.is_ok(),
+        }
     }
 
     async fn ask<T: DeserializeOwned>(
         &self,
-        path: &[&str],
-        body: Option<Vec<u8>>,
+        http: &HttpPeer,
+        path: &str,
+        body: Option<&[u8]>,
     ) -> Result<T, ClientError> {
-        let url = self.address(path);
+        let (status, bytes) = self.again(|| self.attempt(http, path, body)).await?;
+        self.judge(status, &bytes)
+    }
+
+    /// Tries until there is an answer, or the policy's tries are used up.
+    async fn again<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, Missed>>,
+    {
         let mut pause_ms = self.policy.pause_ms_min;
         let tries = self.policy.tries_max.max(1);
         let mut last = String::new();
         for number in 1..=tries {
-            match self.attempt(&url, body.as_deref()).await {
-                Try::Answer(status, bytes) => return self.judge(status, &bytes),
-                Try::Failed(what) => {
-                    tracing::debug!(%url, number, what, "no answer from the arbiter");
+            match attempt().await {
+                Ok(answer) => return Ok(answer),
+                Err(Missed::Final(error)) => return Err(error),
+                Err(Missed::Failed(what)) => {
+                    tracing::debug!(url = self.url, number, what, "no answer from the arbiter");
                     last = what;
                 }
             }
@@ -243,46 +299,49 @@ impl ArbiterClient {
             }
         }
         Err(ClientError::Unreachable {
-            url: self.url().into(),
+            url: self.url.clone(),
             tries,
             last,
         })
     }
 
     /// One try. Answers of 500 and above are failures too: the same claim may be granted later.
-    async fn attempt(&self, url: &Url, body: Option<&[u8]>) -> Try {
-        let exchange = async {
-            let mut request = match body {
-                Some(body) => self
-                    .http
-                    .request(Method::POST, url.clone())
-                    .body(body.to_vec()),
-                None => self.http.request(Method::GET, url.clone()),
-            };
-            request = request.header(reqwest::header::CONTENT_TYPE, "application/json");
-            let mut response = request.send().await?;
-            let mut bytes = Vec::new();
-            while let Some(chunk) = response.chunk().await? {
-                bytes.extend_from_slice(&chunk);
-                if bytes.len() > REPLY_BYTES_MAX {
-                    bytes.clear();
-                    break;
-                }
-            }
-            Ok::<_, reqwest::Error>((response.status(), bytes))
-        };
+    async fn attempt(
+        &self,
+        http: &HttpPeer,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> Result<(StatusCode, Vec<u8>), Missed> {
         let limit = Duration::from_millis(self.policy.try_ms_max);
+        let exchange = http.exchange(path, body, REPLY_BYTES_MAX);
         match tokio::time::timeout(limit, exchange).await {
             Ok(Ok((status, bytes))) if status.is_server_error() => {
                 let said = serde_json::from_slice::<ErrorReply>(&bytes).map_or_else(
                     |_| String::new(),
                     |reply| format!(": {}", reply.error.message),
                 );
-                Try::Failed(format!("it answered {status}{said}"))
+                Err(Missed::Failed(format!("it answered {status}{said}")))
             }
-            Ok(Ok((status, bytes))) => Try::Answer(status, bytes),
-            Ok(Err(error)) => Try::Failed(chain(&error)),
-            Err(_) => Try::Failed(format!("no answer within {} ms", self.policy.try_ms_max)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Missed::Failed(chain(&error))),
+            Err(_) => {
+                let ms = self.policy.try_ms_max;
+                Err(Missed::Failed(format!("no answer within {ms} ms")))
+            }
+        }
+    }
+
+    fn missed(&self, error: EtcdError) -> Missed {
+        match error {
+            EtcdError::Unreachable(last) => Missed::Failed(last),
+            EtcdError::Rejected(message) => Missed::Final(ClientError::Rejected {
+                url: self.url.clone(),
+                message,
+                remedy: "see the cluster's log".into(),
+            }),
+            error @ EtcdError::Foreign { .. } => {
+                Missed::Final(self.not_an_arbiter(error.to_string()))
+            }
         }
     }
 
@@ -316,46 +375,7 @@ impl ArbiterClient {
 /// Checks an arbiter's address without connecting, for configuration files.
 ///
 /// # Errors
-/// When `url` is not an `http` address of a host.
+/// When `url` has none of the known forms.
 pub fn check_address(url: &str) -> Result<(), AddressError> {
-    parse_address(url).map(|_| ())
-}
-
-fn parse_address(url: &str) -> Result<Url, AddressError> {
-    let wrong = |reason: String| AddressError {
-        url: url.into(),
-        reason,
-    };
-    let parsed = Url::parse(url).map_err(|error| {
-        wrong(format!(
-            "is not an address ({error}); write http://HOST:PORT"
-        ))
-    })?;
-    if parsed.scheme() != "http" {
-        return Err(wrong(format!(
-            "has scheme {:?}; only http is spoken: write http://HOST:PORT",
-            parsed.scheme()
-        )));
-    }
-    if parsed.host().is_none() {
-        return Err(wrong("has no host; write http://HOST:PORT".into()));
-    }
-    let plain = parsed.username().is_empty() && parsed.password().is_none();
-    if parsed.path() != "/" || parsed.query().is_some() || parsed.fragment().is_some() || !plain {
-        return Err(wrong(
-            "has more than a host and a port; write http://HOST:PORT".into(),
-        ));
-    }
-    Ok(parsed)
-}
-
-/// The error and its causes: reqwest's own text leaves out why.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+    Address::parse(url).map(|_| ())
 }

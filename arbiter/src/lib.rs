@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `register` | the cell: current generation and holder, and the one rule that changes them |
 //! | `protocol` | HTTP paths and JSON shapes; decoding of hostile bytes |
-//! | `store` | durable cells: in memory (tests) and in a redb file |
+//! | `address` | where an arbiter is: HTTP, or an etcd cluster |
+//! | `store` | durable cells: in memory (tests), in a redb file, in etcd |
+//! | `etcd` | registers in an etcd cluster, by compare-and-swap |
+//! | `http` | the client's connections |
 //! | `server` | answers requests, stops when its store fails |
 //! | `client` | claims with short tries and bounded retry |
 //!
@@ -13,7 +16,10 @@
 //! serves that sentence. `register` and `protocol` are pure. The crate imports no other of the
 //! workspace. Bytes and shapes: `docs/formats/arbiter.md`.
 
+pub mod address;
 pub mod client;
+mod etcd;
+mod http;
 pub mod protocol;
 pub mod register;
 pub mod server;

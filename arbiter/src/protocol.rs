@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /v1/vms/{vm}/claim` with a [`ClaimRequest`] | 200 or 409 with a [`ClaimReply`] |
 //! | `GET /v1/vms/{vm}` | 200 with a [`VmReply`]; generation 0 when never claimed |
+//! | `GET /v1/vms/{vm}/history` | 200 with a [`HistoryReply`] |
 //! | `GET /v1/vms` | 200 with a [`VmsReply`] |
 //! | `GET /v1/health` | 200 with a [`HealthReply`] |
 //!
@@ -187,6 +188,36 @@ impl VmReply {
     }
 }
 
+/// A claim that was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The generation that was current before.
+    pub expected_generation: u64,
+    /// The generation that was granted.
+    pub generation: u64,
+    /// To whom.
+    pub holder: Holder,
+}
+
+impl From<&Claim> for Grant {
+    fn from(claim: &Claim) -> Self {
+        Self {
+            expected_generation: claim.expected_generation(),
+            generation: claim.new_generation(),
+            holder: claim.holder().clone(),
+        }
+    }
+}
+
+/// The newest grants of a virtual machine, at most [`crate::register::HISTORY_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryReply {
+    /// The virtual machine.
+    pub vm: VmName,
+    /// Its grants, oldest first.
+    pub grants: Vec<Grant>,
+}
+
 /// All registers that were ever claimed, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmsReply {
@@ -225,6 +256,8 @@ pub enum ErrorCode {
     Timeout,
     /// No room for another virtual machine (507).
     Full,
+    /// The store cannot be reached at the moment; whether a claim was granted is not known (503).
+    Unavailable,
     /// The store failed; whether a claim was granted is not known: ask again (500).
     StoreFailed,
     /// A code of a later version.
@@ -242,7 +275,7 @@ impl ErrorCode {
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,
             Self::StoreFailed | Self::Other => 500,
-            Self::Timeout => 503,
+            Self::Timeout | Self::Unavailable => 503,
             Self::Full => 507,
         }
     }

@@ -29,6 +29,8 @@ pub const HOLDER_BYTES_MAX: usize = 128;
 pub const GENERATION_MAX: u64 = (1 << 53) - 1;
 /// Most virtual machines one arbiter keeps a register for.
 pub const VMS_MAX: usize = 4_096;
+/// Grants of one virtual machine that a store remembers for operators, the newest.
+pub const HISTORY_MAX: usize = 256;
 
 /// A name or a claim that no register accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

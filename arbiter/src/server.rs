@@ -12,8 +12,8 @@
 #![forbid(unsafe_code)]
 
 use crate::protocol::{
-    self, ClaimReply, ErrorBody, ErrorCode, ErrorReply, HealthReply, REQUEST_BYTES_MAX, VmReply,
-    VmsReply,
+    self, ClaimReply, ErrorBody, ErrorCode, ErrorReply, Grant, HealthReply, HistoryReply,
+    REQUEST_BYTES_MAX, VmReply, VmsReply,
 };
 use crate::register::{Invalid, Outcome, VmName};
 use crate::store::{Store, StoreError};
@@ -150,12 +150,13 @@ fn router<S: Store>(shared: Shared<S>) -> Router {
         .route("/v1/health", get(health::<S>))
         .route("/v1/vms", get(list::<S>))
         .route("/v1/vms/{vm}", get(read::<S>))
+        .route("/v1/vms/{vm}/history", get(history::<S>))
         .route("/v1/vms/{vm}/claim", post(claim::<S>))
         .fallback(async || {
             Failure::new(
                 ErrorCode::NotFound,
                 "there is nothing at this path",
-                "see /v1/health, /v1/vms, /v1/vms/NAME, and POST /v1/vms/NAME/claim",
+                "see /v1/health, /v1/vms, /v1/vms/NAME, /v1/vms/NAME/history, and POST /v1/vms/NAME/claim",
             )
         })
         .method_not_allowed_fallback(async || {
@@ -239,6 +240,14 @@ async fn with_store<S: Store, T: Send + 'static>(
             error.to_string(),
             error.remedy(),
         )),
+        Ok(Err(error @ StoreError::Unavailable { .. })) => {
+            let message = format!("{error}; whether a claim was granted is not known");
+            Err(Failure::new(
+                ErrorCode::Unavailable,
+                message,
+                error.remedy(),
+            ))
+        }
         Ok(Err(error)) => {
             let message = format!("{error}; whether a claim was granted is not known");
             let failure = Failure::new(ErrorCode::StoreFailed, message, error.remedy());
@@ -285,6 +294,17 @@ async fn read<S: Store>(
     let key = vm.clone();
     let register = with_store(shared, move |store| store.read(&key)).await?;
     Ok(Json(VmReply::new(vm, &register)))
+}
+
+async fn history<S: Store>(
+    State(shared): State<Shared<S>>,
+    Path(vm): Path<String>,
+) -> Result<Json<HistoryReply>, Failure> {
+    let vm = VmName::new(vm)?;
+    let key = vm.clone();
+    let grants = with_store(shared, move |store| store.history(&key)).await?;
+    let grants = grants.iter().map(Grant::from).collect();
+    Ok(Json(HistoryReply { vm, grants }))
 }
 
 async fn claim<S: Store>(

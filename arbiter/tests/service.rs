@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use arbiter::client::{ArbiterClient, ClientError, RetryPolicy};
+use arbiter::protocol::Grant;
 use arbiter::register::{Claim, Holder, Outcome, Register, VmName};
 use arbiter::server::{ServeError, serve};
 use arbiter::store::{EmbeddedStore, MemoryStore, Store, StoreError};
@@ -92,6 +93,11 @@ async fn claims_over_loopback() {
         [client.read(&vm("m")).await.unwrap()]
     );
     assert_eq!(client.health().await.unwrap().vms, 1);
+    assert_eq!(
+        client.history(&vm("m")).await.unwrap().grants,
+        [Grant::from(&claim(0, 1, "a"))]
+    );
+    assert_eq!(client.history(&vm("n")).await.unwrap().grants, []);
 
     let behind = client.claim(&vm("m"), &claim(7, 8, "b")).await.unwrap_err();
     assert!(
@@ -194,6 +200,10 @@ impl Store for Flaky {
     fn list(&self) -> Result<Vec<(VmName, Register)>, StoreError> {
         self.store.list()
     }
+
+    fn history(&self, vm: &VmName) -> Result<Vec<Claim>, StoreError> {
+        self.store.history(vm)
+    }
 }
 
 #[tokio::test]
@@ -277,7 +287,7 @@ fn addresses_are_checked() {
     for url in [
         "",
         "host:7070",
-        "https://host:7070",
+        "ftp://host:7070",
         "http://host/x",
         "http://u@host",
         "http://",

@@ -42,7 +42,7 @@ pub struct Config {
     pub console: Console,
     /// The logging channel between the hosts.
     pub channel: Option<Channel>,
-    /// The arbiter's address, `http://HOST:PORT`.
+    /// The arbiter's address, `http://HOST:PORT`, or an etcd cluster's.
     pub arbiter: Option<String>,
     /// Where the log is kept on disk.
     pub log: Option<Log>,

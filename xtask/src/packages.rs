@@ -64,6 +64,9 @@ pub(crate) const RIG: &[&str] = &[
     "tshark",
 ];
 
+/// For tests that the gate runs: the arbiter's registers in a real etcd cluster.
+pub(crate) const GATE: &[&str] = &["etcd-server", "util-linux"];
+
 /// Installs those of `packages` that are missing. Says which before it does.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 use anyhow::Result;
 
 use crate::run::{Needs, Passthrough, Tally, rig_command};
-use crate::{check, images};
+use crate::{check, images, packages};
 
 /// Seeds of the simulation in a normal run.
 const SIM_SEEDS: &str = "10000";
@@ -26,6 +26,9 @@ pub(crate) struct Args {
 /// If any failed; names them.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
+    tally.step("packages", || {
+        packages::ensure(packages::GATE.iter().copied())
+    });
     check::steps(&mut tally);
     tally.tests("simulation", || {
         rig_command("sim", Needs::Nothing, &["--seeds".into(), SIM_SEEDS.into()])

@@ -1,7 +1,7 @@
 //! What every store must do, whatever it is made of.
 
 use super::Store;
-use crate::register::{Claim, Holder, Outcome, Register, VMS_MAX, VmName};
+use crate::register::{Claim, HISTORY_MAX, Holder, Outcome, Register, VMS_MAX, VmName};
 use std::sync::Arc;
 
 pub(super) fn vm(name: &str) -> VmName {
@@ -14,6 +14,7 @@ pub(super) fn claim(expected: u64, new: u64, holder: &str) -> Claim {
 
 /// Runs every test on stores that `make` makes, each empty.
 pub(super) fn suite<S: Store>(mut make: impl FnMut() -> S) {
+    remembers_the_newest_grants(&make());
     behaves_like_the_register(&make());
     keeps_machines_apart(&make());
     lists_in_order(&make());
@@ -56,7 +57,28 @@ fn behaves_like_the_register<S: Store>(store: &S) {
             "{claim:?}"
         );
         assert_eq!(store.read(&vm("m")).unwrap(), model);
+        let newest = store.history(&vm("m")).unwrap().pop();
+        assert_eq!(newest.as_ref(), model.last_granted());
     }
+}
+
+fn remembers_the_newest_grants<S: Store>(store: &S) {
+    const MORE: u64 = 3;
+    let wish = |number: u64| claim(number * 10, number * 10 + 10, &format!("h{number}"));
+    let number = HISTORY_MAX as u64 + MORE;
+    assert_eq!(store.history(&vm("m")).unwrap(), []);
+    for number in 0..number {
+        let granted = store.claim(&vm("m"), &wish(number)).unwrap();
+        assert_eq!(granted, Outcome::Granted);
+        // What changes nothing is not remembered.
+        store.claim(&vm("m"), &wish(number)).unwrap();
+        store.claim(&vm("m"), &claim(5, 6, "loser")).unwrap();
+    }
+    // Another machine's, whose name begins alike.
+    store.claim(&vm("mm"), &claim(0, 1, "other")).unwrap();
+    let newest: Vec<_> = (MORE..number).map(wish).collect();
+    assert_eq!(store.history(&vm("m")).unwrap(), newest);
+    assert_eq!(store.history(&vm("mm")).unwrap(), [claim(0, 1, "other")]);
 }
 
 fn keeps_machines_apart<S: Store>(store: &S) {

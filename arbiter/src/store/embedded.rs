@@ -11,13 +11,14 @@
 //! [`EmbeddedStore::create`], complete under its final name or not at all. One process at a time
 //! (whole-file lock, released by the kernel when the process dies).
 //!
-//! Tables (`docs/formats/arbiter.md`): `understudy-arbiter` name -> number, and
-//! `registers` vm -> (expected generation, generation, holder).
+//! Tables (`docs/formats/arbiter.md`): `understudy-arbiter` name -> number, `registers` vm -> (expected
+//! generation, generation, holder), `history` (vm, generation) -> (expected generation, holder). A store of
+//! format 1, which had no history, gets one when it is opened: it begins with the grants in force.
 
 #![forbid(unsafe_code)]
 
 use super::{Store, StoreError};
-use crate::register::{Claim, Holder, Outcome, Register, VMS_MAX, VmName};
+use crate::register::{Claim, HISTORY_MAX, Holder, Outcome, Register, VMS_MAX, VmName};
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
     ReadableTableMetadata, TableDefinition, TableError, WriteTransaction,
@@ -28,7 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// Version of the tables.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+/// The one before, which had no history.
+const FORMAT_WITHOUT_HISTORY: u64 = 1;
 /// The database's cache: the whole store is a few pages.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 /// First bytes of every redb file.
@@ -36,6 +39,7 @@ const FILE_MARK: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 
 const FACTS: TableDefinition<'_, &str, u64> = TableDefinition::new("understudy-arbiter");
 const REGISTERS: TableDefinition<'_, &str, (u64, u64, &str)> = TableDefinition::new("registers");
+const HISTORY: TableDefinition<'_, (&str, u64), (u64, &str)> = TableDefinition::new("history");
 
 /// Facts: the version of the tables, grants made, and grants sealed.
 const FACT_FORMAT: &str = "format";
@@ -132,8 +136,12 @@ impl EmbeddedStore {
             path: path.into(),
             turn: Mutex::new(()),
         };
-        let (grants, sealed) = store.check_facts()?;
+        let (format, grants, sealed) = store.check_facts()?;
         let registers = store.list()?;
+        if format == FORMAT_WITHOUT_HISTORY {
+            store.add_history(&registers)?;
+        }
+        store.check_history(&registers)?;
         if u64::try_from(registers.len()).is_ok_and(|count| count > grants) {
             return Err(store.damaged("it has more registers than grants"));
         }
@@ -148,7 +156,8 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    fn check_facts(&self) -> Result<(u64, u64), StoreError> {
+    /// Format, grants, and grants sealed.
+    fn check_facts(&self) -> Result<(u64, u64, u64), StoreError> {
         let read = self
             .database
             .begin_read()
@@ -173,7 +182,7 @@ impl EmbeddedStore {
                 .ok_or_else(|| self.damaged(&format!("it has no number {name:?}")))
         };
         let format = fact(FACT_FORMAT)?;
-        if format != FORMAT {
+        if format != FORMAT && format != FORMAT_WITHOUT_HISTORY {
             return Err(StoreError::Version {
                 path: self.path.clone(),
                 found: format,
@@ -184,7 +193,34 @@ impl EmbeddedStore {
         if grants != sealed && Some(grants) != sealed.checked_add(1) {
             return Err(self.damaged(&format!("{grants} grants, of which {sealed} are sealed")));
         }
-        Ok((grants, sealed))
+        Ok((format, grants, sealed))
+    }
+
+    fn add_history(&self, registers: &[(VmName, Register)]) -> Result<(), StoreError> {
+        self.commit(|transaction| {
+            for (vm, register) in registers {
+                if let Some(claim) = register.last_granted() {
+                    remember(transaction, vm, claim)?;
+                }
+            }
+            transaction.open_table(HISTORY)?;
+            let mut facts = transaction.open_table(FACTS)?;
+            facts.insert(FACT_FORMAT, FORMAT)?;
+            Ok(Some(()))
+        })?;
+        tracing::info!(format = FORMAT, "the store keeps a history from now on");
+        Ok(())
+    }
+
+    /// The history ends with what the registers hold.
+    fn check_history(&self, registers: &[(VmName, Register)]) -> Result<(), StoreError> {
+        for (vm, register) in registers {
+            if self.history(vm)?.last() != register.last_granted() {
+                let found = format!("the history of {vm} does not end with its register");
+                return Err(self.damaged(&found));
+            }
+        }
+        Ok(())
     }
 
     /// Writes and commits durably what `change` does; nothing when it answers none.
@@ -267,6 +303,7 @@ impl Store for EmbeddedStore {
                 claim.holder().as_str(),
             );
             registers.insert(vm.as_str(), row)?;
+            remember(transaction, vm, claim)?;
             let mut facts = transaction.open_table(FACTS)?;
             let grants = facts.get(FACT_GRANTS)?.map_or(0, |value| value.value());
             facts.insert(FACT_GRANTS, grants + 1)?;
@@ -315,6 +352,43 @@ impl Store for EmbeddedStore {
         }
         Ok(found)
     }
+
+    fn history(&self, vm: &VmName) -> Result<Vec<Claim>, StoreError> {
+        let table = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(HISTORY)?;
+            Ok(table.range((vm.as_str(), 0)..=(vm.as_str(), u64::MAX))?)
+        };
+        let mut found = Vec::new();
+        for row in table().map_err(|error| self.read_error(error))? {
+            let (key, row) = row.map_err(|error| self.read_error(error.into()))?;
+            let (expected, holder) = row.value();
+            let register = self.register(vm.as_str(), (expected, key.value().1, holder))?;
+            found.extend(register.last_granted().cloned());
+        }
+        Ok(found)
+    }
+}
+
+/// Adds `claim` to the history of `vm`, and forgets what is too old.
+fn remember(transaction: &WriteTransaction, vm: &VmName, claim: &Claim) -> Result<(), redb::Error> {
+    let mut history = transaction.open_table(HISTORY)?;
+    let (vm, row) = (
+        vm.as_str(),
+        (claim.expected_generation(), claim.holder().as_str()),
+    );
+    history.insert((vm, claim.new_generation()), row)?;
+    let kept = history.range((vm, 0)..=(vm, u64::MAX))?.count();
+    for _ in HISTORY_MAX..kept {
+        let oldest = history
+            .range((vm, 0)..=(vm, u64::MAX))?
+            .next()
+            .transpose()?;
+        let generation = oldest.map(|(key, _)| key.value().1);
+        if let Some(generation) = generation {
+            history.remove((vm, generation))?;
+        }
+    }
+    Ok(())
 }
 
 fn builder() -> Builder {
@@ -342,6 +416,7 @@ fn initialise(database: &Database, path: &Path) -> Result<(), StoreError> {
             facts.insert(FACT_GRANTS, 0)?;
             facts.insert(FACT_SEALED, 0)?;
             transaction.open_table(REGISTERS)?;
+            transaction.open_table(HISTORY)?;
         }
         transaction.commit()?;
         Ok(())

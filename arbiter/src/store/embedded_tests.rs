@@ -118,15 +118,47 @@ fn another_format_is_refused() {
     transaction
         .open_table(table)
         .unwrap()
-        .insert("format", 2)
+        .insert("format", 3)
         .unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = EmbeddedStore::open(&path).unwrap_err();
     assert!(
-        matches!(error, StoreError::Version { found: 2, .. }),
+        matches!(error, StoreError::Version { found: 3, .. }),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_store_without_history_gets_one_and_keeps_its_grants() {
+    let (_directory, path) = scratch();
+    let store = EmbeddedStore::create(&path).unwrap();
+    store.claim(&vm("m"), &claim(0, 1, "a")).unwrap();
+    store.claim(&vm("m"), &claim(1, 2, "b")).unwrap();
+    drop(store);
+    let facts: TableDefinition<'_, &str, u64> = TableDefinition::new("understudy-arbiter");
+    let history: TableDefinition<'_, (&str, u64), (u64, &str)> = TableDefinition::new("history");
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let mut table = transaction.open_table(facts).unwrap();
+    table.insert("format", 1).unwrap();
+    drop(table);
+    transaction.delete_table(history).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(store.read(&vm("m")).unwrap().generation(), 2);
+    assert_eq!(store.history(&vm("m")).unwrap(), [claim(1, 2, "b")]);
+    drop(store);
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let mut table = transaction.open_table(history).unwrap();
+    table.remove(("m", 2)).unwrap();
+    drop(table);
+    transaction.commit().unwrap();
+    drop(database);
+    let error = EmbeddedStore::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
 }
 
 /// A store with three grants, as the disk holds it right after the last answer.

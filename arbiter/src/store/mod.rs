@@ -1,4 +1,4 @@
-//! Where registers live: a trait, two implementations, and the suite that both must pass.
+//! Where registers live: a trait, three implementations, and the suite that all must pass.
 //!
 //! Contract of [`Store::claim`]: claims on one virtual machine are answered one after the other, in
 //! an order that respects real time (linearizable); an answer `Granted` is given only when the grant
@@ -14,9 +14,13 @@ mod crash_tests;
 mod embedded;
 #[cfg(test)]
 mod embedded_tests;
+mod etcd;
+#[cfg(test)]
+mod etcd_tests;
 mod memory;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
 
 use crate::register::{Claim, Outcome, Register, VMS_MAX, VmName};
@@ -41,6 +45,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store fails.
     fn list(&self) -> Result<Vec<(VmName, Register)>, StoreError>;
+
+    /// The newest [`HISTORY_MAX`](crate::register::HISTORY_MAX) claims granted for `vm`, oldest first;
+    /// the last is the register's. For operators: no decision depends on it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn history(&self, vm: &VmName) -> Result<Vec<Claim>, StoreError>;
 }
 
 /// Why a store cannot be used, or did not do what it was asked.
@@ -93,6 +104,22 @@ pub enum StoreError {
     /// No room for another virtual machine.
     #[error("the arbiter keeps {VMS_MAX} virtual machines already")]
     Full,
+    /// The cluster that keeps the registers does not answer; it may again.
+    #[error("{url} does not answer: {last}")]
+    Unavailable {
+        /// Its address.
+        url: String,
+        /// What happened to the last try.
+        last: String,
+    },
+    /// The cluster that keeps the registers answers what no arbiter wrote.
+    #[error("{url} cannot be used: {found}")]
+    Cluster {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        found: String,
+    },
     /// Reading or writing failed.
     #[error("the arbiter store {path} cannot be {operation}")]
     Io {
@@ -122,6 +149,8 @@ impl StoreError {
                  twice. Stop every pair that uses this arbiter, create a new store, and start each \
                  virtual machine with a generation above any it had"
             }
+            Self::Unavailable { .. } => "see whether the cluster has a majority of its members",
+            Self::Cluster { .. } => "check the cluster's address and the prefix of its keys",
             Self::Full => "run another arbiter for further virtual machines",
             Self::Io { .. } => {
                 "look at the disk (space, permissions, errors), then start the arbiter again; \

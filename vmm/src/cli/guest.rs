@@ -257,7 +257,7 @@ pub(super) fn branch_clock_margin() -> Result<u64, Failure> {
 
 /// The host's name and a random number. A process number alone is not enough: a host that was
 /// restarted gives the same numbers again, and the arbiter would take the new process for the old.
-fn holder_name() -> Result<String, Failure> {
+pub(super) fn holder_name() -> Result<String, Failure> {
     let mut random = [0; 8];
     std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -255,7 +255,7 @@ fn read_arbiter(mut section: Section<'_>) -> Result<Option<String>, ConfigError>
     if !section.is_present() {
         return Ok(None);
     }
-    let remedy = "give the arbiter's address, as in \"http://10.0.0.9:7070\"";
+    let remedy = "give the arbiter's address, as in \"http://10.0.0.9:7070\", or \"etcd://a,b,c/understudy\"";
     let url = required(&mut section, "url", remedy)?;
     arbiter::client::check_address(&url.value)
         .map_err(|error| url.wrong(section.source(), &error.reason, remedy))?;

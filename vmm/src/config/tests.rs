@@ -40,6 +40,13 @@ fn the_example_shows_every_default() {
 }
 
 #[test]
+fn the_arbiter_may_be_an_etcd_cluster() {
+    let url = "etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/understudy";
+    let config = read(&format!("{MINIMAL}[arbiter]\nurl = \"{url}\"\n")).unwrap();
+    assert_eq!(config.arbiter().unwrap(), url);
+}
+
+#[test]
 fn a_minimal_file_is_enough_to_run() {
     let config = read(MINIMAL).unwrap();
     assert_eq!(config.console, Console::Stdio);
@@ -167,8 +174,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "\"vmlinux\"",
-        "\"k\"\n[arbiter]\nurl = \"https://x\"",
-        "arbiter.url = \"https://x\" has scheme \"https\"; only http is spoken",
+        "\"k\"\n[arbiter]\nurl = \"ftp://x\"",
+        "arbiter.url = \"ftp://x\" has scheme \"ftp\", which is not spoken",
     ),
     (
         "\"vmlinux\"",

@@ -56,7 +56,7 @@ const IMPURE: &[&str] = &[
     "axum",
     "kvm_bindings",
     "kvm_ioctls",
-    "reqwest",
+    "hyper",
     "rustix",
     "signal_hook",
     "std::env",

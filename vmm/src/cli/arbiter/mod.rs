@@ -1,14 +1,13 @@
-//! `understudy arbiter`: serve a store, and ask an arbiter what it knows.
+//! `understudy arbiter`: serve a store; `ask` is the operator's side.
+
+mod ask;
 
 use super::exit::{Exit, Failure};
-use super::unless_reader_left;
-use arbiter::client::{ArbiterClient, RetryPolicy};
-use arbiter::protocol::VmReply;
-use arbiter::register::VmName;
+use arbiter::client::RetryPolicy;
 use arbiter::server;
-use arbiter::store::{EmbeddedStore, StoreError};
-use clap::{Args, Subcommand};
-use std::io::{self, Write};
+use arbiter::store::{EmbeddedStore, EtcdStore, Store, StoreError};
+use clap::Args;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,45 +36,25 @@ Examples:
     $ understudy arbiter show --url http://10.0.0.9:7070
     $ curl http://10.0.0.9:7070/v1/vms/web
 
+  From a replicated store, an etcd cluster (hosts can also ask the cluster themselves, without this
+  service: [arbiter] url = \"etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy\"):
+    $ understudy arbiter --listen 10.0.0.9:7070 --store etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy
+
   SIGTERM or SIGINT ends it after the requests in progress. Whoever reaches the port can claim: keep
   it on a trusted network."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<ask::Command>,
     /// Where to listen, IP:PORT.
     #[arg(long, value_name = "IP:PORT", required = true)]
     listen: Option<SocketAddr>,
-    /// The store's file.
-    #[arg(long, value_name = "FILE", required = true)]
+    /// The store's file, or a cluster: etcd://HOST:PORT,HOST:PORT/PREFIX.
+    #[arg(long, value_name = "FILE|URL", required = true)]
     store: Option<PathBuf>,
     /// Make the store if there is none.
     #[arg(long)]
     create: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Show(ShowArguments),
-}
-
-/// Show what an arbiter knows: the generation and holder of one virtual machine, or of all.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-    $ understudy arbiter show --url http://10.0.0.9:7070
-    $ understudy arbiter show --url http://10.0.0.9:7070 web --json
-
-Ends with status 7 when the arbiter does not answer.")]
-struct ShowArguments {
-    /// The arbiter's address, http://HOST:PORT.
-    #[arg(long, value_name = "URL")]
-    url: String,
-    /// The virtual machine; all that were ever claimed when left out.
-    vm: Option<String>,
-    /// Answer with JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -85,11 +64,18 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(Exit::Failed, error))?;
     match (arguments.command, arguments.listen, arguments.store) {
-        (Some(Command::Show(show)), ..) => runtime.block_on(print(&show)),
-        (None, Some(listen), Some(store)) => {
-            let store = open(store, arguments.create)?;
-            runtime.block_on(serve(listen, store))
-        }
+        (Some(command), ..) => runtime.block_on(ask::run(&command)),
+        (None, Some(listen), Some(store)) => match store.to_str() {
+            Some(url) if url.starts_with("etcd://") => {
+                let handle = runtime.handle().clone();
+                let store = EtcdStore::new(url, RetryPolicy::default(), handle)?;
+                runtime.block_on(serve(listen, store))
+            }
+            _ => {
+                let store = open(store, arguments.create)?;
+                runtime.block_on(serve(listen, store))
+            }
+        },
         // clap demands both.
         (None, ..) => Err(Failure::new(
             Exit::Usage,
@@ -112,7 +98,7 @@ fn open(path: PathBuf, create: bool) -> Result<EmbeddedStore, StoreError> {
     }
 }
 
-async fn serve(listen: SocketAddr, store: EmbeddedStore) -> Result<(), Failure> {
+async fn serve(listen: SocketAddr, store: impl Store) -> Result<(), Failure> {
     let cannot_listen = |error: io::Error| {
         let error = anyhow::Error::new(error).context(format!("cannot listen on {listen}"));
         Failure::new(Exit::Failed, error)
@@ -136,85 +122,9 @@ async fn serve(listen: SocketAddr, store: EmbeddedStore) -> Result<(), Failure> 
     }
 }
 
-async fn print(arguments: &ShowArguments) -> Result<(), Failure> {
-    // A person waits, not a guest: longer tries than a claim's.
-    let policy = RetryPolicy {
-        try_ms_max: 2_000,
-        tries_max: 2,
-        ..RetryPolicy::default()
-    };
-    let client = ArbiterClient::new(&arguments.url, policy)?;
-    let (found, json) = match &arguments.vm {
-        Some(vm) => {
-            let vm = VmName::new(vm.as_str()).map_err(|error| {
-                let remedy = error.remedy();
-                Failure::new(Exit::Usage, error).remedy(remedy)
-            })?;
-            let reply = client.read(&vm).await?;
-            let json = serde_json::to_string(&reply);
-            (vec![reply], json)
-        }
-        None => {
-            let reply = client.list().await?;
-            let json = serde_json::to_string(&reply);
-            (reply.vms, json)
-        }
-    };
-    let text = if arguments.json {
-        json.map_err(|error| Failure::new(Exit::Failed, error))? + "\n"
-    } else {
-        table(&found)
-    };
-    unless_reader_left(io::stdout().write_all(text.as_bytes()))
-}
-
-fn table(found: &[VmReply]) -> String {
-    if found.is_empty() {
-        return "no virtual machine was ever claimed\n".into();
-    }
-    let width = found
-        .iter()
-        .map(|reply| reply.vm.as_str().len())
-        .max()
-        .unwrap_or(0)
-        .max(2);
-    let mut text = format!("{:width$}  generation  holder\n", "vm");
-    for reply in found {
-        let holder = reply
-            .holder
-            .as_ref()
-            .map_or("(never claimed)", |holder| holder.as_str());
-        text += &format!(
-            "{:width$}  {:>10}  {holder}\n",
-            reply.vm.as_str(),
-            reply.generation
-        );
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn table_is_aligned() {
-        let reply = |vm: &str, generation, holder: Option<&str>| VmReply {
-            vm: VmName::new(vm).unwrap(),
-            generation,
-            holder: holder.map(|holder| arbiter::register::Holder::new(holder).unwrap()),
-        };
-        let text = table(&[
-            reply("web", 12, Some("host-a#6f")),
-            reply("database", 0, None),
-        ]);
-        let expected = "\
-vm        generation  holder
-web               12  host-a#6f
-database           0  (never claimed)
-";
-        assert_eq!(text, expected);
-    }
 
     #[test]
     fn a_store_is_made_only_when_told() {
