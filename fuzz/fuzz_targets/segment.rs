@@ -5,18 +5,25 @@
 use logging_channel::frame::{FrameKind, seal};
 use logging_channel::record::LogIndex;
 use logging_channel::segment::format::{SegmentHeader, segment_name, vm_hash};
+use logging_channel::segment::sync_point;
 use logging_channel::segment::{LogReader, Salvaged, Salvager, TailPolicy, recover};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     let header = SegmentHeader { first: LogIndex(0), vm_hash: vm_hash("vm") };
-    // A length byte before each payload makes sealed frames; 0xFF puts the rest there as it is.
+    // A length byte before each payload makes sealed frames; 0xFE is a sync point, and 0xFF puts the rest
+    // there as it is.
     let mut file = header.encode().to_vec();
     let mut rest = data;
     while let Some((length, after)) = rest.split_first() {
         if *length == 0xFF {
             file.extend_from_slice(after);
             break;
+        }
+        if *length == 0xFE {
+            file.extend(sync_point::encode(LogIndex(0), file.len() as u64));
+            rest = after;
+            continue;
         }
         let (payload, after) = after.split_at(after.len().min(usize::from(*length)));
         file.extend(seal(FrameKind::Log, payload).expect("short"));

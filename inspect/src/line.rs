@@ -136,7 +136,7 @@ pub struct HoleText<'a>(pub &'a Hole, pub Theme);
 impl fmt::Display for HoleText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hole = self.0;
-        let word = if hole.torn { "torn" } else { "damaged" };
+        let word = if hole.unsynced { "unsynced" } else { "damaged" };
         let (file, offset, bytes) = (hole.file.display(), hole.offset, hole.bytes);
         let what = &hole.what;
         write!(

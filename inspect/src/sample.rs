@@ -141,6 +141,7 @@ pub(crate) fn log_of(records: &[Record], segment_bytes_max: u64) -> Log {
     let options = WriterOptions {
         sync: SyncPolicy::Never,
         segment_bytes_max,
+        keep_bytes: None,
     };
     let opened = SegmentWriter::open(directory.path(), "web", options, TailPolicy::Refuse);
     let (mut writer, _) = opened.unwrap();
@@ -149,5 +150,6 @@ pub(crate) fn log_of(records: &[Record], segment_bytes_max: u64) -> Log {
             writer.append(&log, HostTime(0)).unwrap();
         }
     }
+    writer.close().unwrap();
     Log(directory)
 }

@@ -1,16 +1,15 @@
 //! Walks a log on disk: record by record, over damage, within a range, in constant memory.
 //!
-//! Segments before the range are passed over by their names or their first record. A torn frame at the
-//! very end, or zeros up to it, is what a killed writer, or one at work, leaves: shown, but no damage.
+//! Segments before the range are passed over by their names or their first record. What is wrong
+//! behind the last sync point is what a host that lost power, or a writer at work, leaves: shown, but no
+//! damage.
 
 #![forbid(unsafe_code)]
 
 use crate::place::{Place, Range};
 use logging_channel::codec::Placed;
 use logging_channel::record::LogIndex;
-use logging_channel::segment::{
-    LeftOut, ReadFrame, Salvaged, Salvager, SegmentDamage, SegmentError,
-};
+use logging_channel::segment::{LeftOut, ReadFrame, Salvaged, Salvager, SegmentError};
 use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,8 +25,9 @@ pub struct Hole {
     pub bytes: u64,
     /// What is wrong with the first of them.
     pub what: String,
-    /// Only the end of a frame is missing, or there is nothing but zeros up to the end.
-    pub torn: bool,
+    /// It lies behind the last sync point of the log, where a host that lost power may leave anything;
+    /// elsewhere it is damage.
+    pub unsynced: bool,
 }
 
 impl From<&LeftOut> for Hole {
@@ -37,38 +37,24 @@ impl From<&LeftOut> for Hole {
             offset: left_out.offset,
             bytes: left_out.bytes,
             what: left_out.damage.to_string(),
-            torn: is_torn(&left_out.damage),
+            unsynced: left_out.unsynced,
         }
     }
 }
 
-/// Counts holes. A torn frame is damage only when something follows it.
+/// Counts holes that are damage.
 #[derive(Debug, Default)]
 pub struct Damage {
     /// Places that are damaged.
     pub count: u64,
-    pending_torn: bool,
 }
 
 impl Damage {
     pub(crate) fn see(&mut self, item: &Salvaged) {
-        self.count += u64::from(std::mem::take(&mut self.pending_torn));
         if let Salvaged::LeftOut(left_out) = item {
-            if is_torn(&left_out.damage) {
-                self.pending_torn = true;
-            } else {
-                self.count += 1;
-            }
+            self.count += u64::from(!left_out.unsynced);
         }
     }
-}
-
-/// As an interrupted write leaves it: `docs/formats/log.md`, torn tails.
-const fn is_torn(damage: &SegmentDamage) -> bool {
-    matches!(
-        damage,
-        SegmentDamage::Torn { .. } | SegmentDamage::ZeroTail { .. }
-    )
 }
 
 /// Why a log cannot be walked.
@@ -259,20 +245,20 @@ mod tests {
     }
 
     #[test]
-    fn zeros_at_the_end_are_torn_and_elsewhere_damage() {
+    fn zeros_behind_the_last_sync_point_are_unsynced_and_elsewhere_damage() {
         let log = sample::log_in_segments(400);
         let damage = |segment: &Path| {
             let mut bytes = std::fs::read(segment).unwrap();
             bytes.resize(bytes.len() + 5_000, 0);
             std::fs::write(segment, bytes).unwrap();
-            let mut torn = Vec::new();
+            let mut holes = Vec::new();
             let damage = walk(log.dir(), Range::default(), |found| {
                 if let Found::Hole(hole) = found {
-                    torn.push((hole.torn, hole.bytes));
+                    holes.push((hole.unsynced, hole.bytes));
                 }
                 Ok(Step::On)
             });
-            (damage.unwrap().count, torn)
+            (damage.unwrap().count, holes)
         };
         let segments = log.segments();
         assert_eq!(

@@ -14,13 +14,13 @@ use crate::kind::Kind;
 use crate::source::{Damage, Hole, Step, WalkError, walk_frames};
 use logging_channel::codec::Placed;
 use logging_channel::record::{Control, OutputDevice, Record, RecordBody};
-use logging_channel::segment::format::SEGMENT_HEADER_BYTES;
-use logging_channel::segment::{ReadFrame, Salvaged};
+use logging_channel::segment::{LeftOut, ReadFrame, Salvaged, bytes_on_disk};
 use serde::Serialize;
 use series::Series;
 use silence::{Silence, Silences};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Holes and generations that a report lists; more are only counted.
 const LISTED_MAX: usize = 1_000;
@@ -72,9 +72,11 @@ pub struct Report {
     segments: u64,
     frames: u64,
     records: u64,
-    /// Everything on disk: records, frame headers, segment headers.
+    /// Everything on disk: records, and the rest, which is headers of frames and segments, sync points.
     bytes: u64,
     overhead_bytes: u64,
+    /// Bytes that could not be read.
+    left_out_bytes: u64,
     first: Option<Position>,
     last: Option<Position>,
     guest_time_us: u64,
@@ -89,7 +91,7 @@ pub struct Report {
     end: Option<String>,
     holes: Vec<Hole>,
     #[serde(skip)]
-    file: Option<PathBuf>,
+    file: Option<Arc<Path>>,
     #[serde(skip)]
     tallies: [Tally; Kind::ALL.len()],
     #[serde(skip)]
@@ -108,37 +110,34 @@ pub fn gather(dir: &Path) -> Result<(Report, Damage), WalkError> {
     let damage = walk_frames(dir, None, |item| {
         match item {
             Salvaged::Frame(frame) => report.add_frame(frame),
-            Salvaged::LeftOut(left_out) => report.add_hole(left_out.into()),
+            Salvaged::LeftOut(left_out) => report.add_hole(left_out),
         }
         Ok(Step::On)
     })?;
+    report.bytes = bytes_on_disk(dir)?;
     report.conclude();
     Ok((report, damage))
 }
 
 impl Report {
-    fn add_file(&mut self, path: &Path) {
-        if self.file.as_deref() != Some(path) {
-            self.file = Some(path.into());
+    fn add_file(&mut self, path: &Arc<Path>) {
+        if self.file.as_ref() != Some(path) {
+            self.file = Some(Arc::clone(path));
             self.segments += 1;
-            self.bytes += SEGMENT_HEADER_BYTES as u64;
-            self.overhead_bytes += SEGMENT_HEADER_BYTES as u64;
         }
     }
 
-    fn add_hole(&mut self, hole: Hole) {
-        self.add_file(&hole.file);
+    fn add_hole(&mut self, left_out: &LeftOut) {
+        self.add_file(&left_out.path);
+        self.left_out_bytes += left_out.bytes;
         if self.holes.len() < LISTED_MAX {
-            self.holes.push(hole);
+            self.holes.push(left_out.into());
         }
     }
 
     fn add_frame(&mut self, frame: &ReadFrame) {
         self.add_file(&frame.path);
         self.frames += 1;
-        self.bytes += frame.length as u64;
-        let records: usize = frame.records.iter().map(|placed| placed.length).sum();
-        self.overhead_bytes += (frame.length - records.min(frame.length)) as u64;
         for placed in &frame.records {
             self.add_record(placed);
         }
@@ -190,6 +189,8 @@ impl Report {
 
     #[expect(clippy::cast_precision_loss, reason = "rates and means are for people")]
     fn conclude(&mut self) {
+        let records: u64 = self.tallies.iter().map(|tally| tally.bytes).sum();
+        self.overhead_bytes = self.bytes.saturating_sub(records + self.left_out_bytes);
         for kind in Kind::ALL {
             let mut tally = self.tallies[kind as usize];
             if tally.records > 0 {
@@ -213,6 +214,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::sample;
+    use logging_channel::segment::sync_point::SYNC_POINT_BYTES;
 
     #[test]
     fn a_whole_log_is_counted() {
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_is_shown_and_no_damage() {
+    fn an_unsynced_tail_is_shown_and_no_damage() {
         let log = sample::log_in_segments(1 << 20);
         let segment = &log.segments()[0];
         let length = std::fs::metadata(segment).unwrap().len();
@@ -257,11 +259,11 @@ mod tests {
             .write(true)
             .open(segment)
             .unwrap();
-        file.set_len(length - 3).unwrap();
+        file.set_len(length - SYNC_POINT_BYTES as u64 - 3).unwrap();
         let (report, damage) = gather(log.dir()).unwrap();
         assert_eq!(damage.count, 0);
         let text = report.text();
-        assert!(text.contains("\ntorn: "), "{text}");
+        assert!(text.contains("\nunsynced: "), "{text}");
         assert!(text.contains("open: the guest had not ended"), "{text}");
     }
 

@@ -3,8 +3,8 @@
 //! ```text
 //!  0            8         12             20           28          32
 //!  +------------+---------+--------------+------------+-----------+-----------
-//!  | "UNDRSTDY" | version | first index  | VM name    | CRC-32C   | Log frames
-//!  |            | u32 LE  | u64 LE       | FNV-1a 64  | of 0..28  |
+//!  | "UNDRSTDY" | version | first index  | VM name    | CRC-32C   | Log frames,
+//!  |            | u32 LE  | u64 LE       | FNV-1a 64  | of 0..28  | sync points
 //!  +------------+---------+--------------+------------+-----------+-----------
 //! ```
 //!
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 /// Bytes of a segment before its first frame.
 pub const SEGMENT_HEADER_BYTES: usize = 32;
 /// Version of the segment header.
-pub const SEGMENT_VERSION: u32 = 1;
+pub const SEGMENT_VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"UNDRSTDY";
 const CRC_OFFSET: usize = 28;
@@ -151,6 +151,13 @@ pub enum SegmentError {
     },
 }
 
+impl SegmentError {
+    /// A file that was listed is not there any more.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// What is wrong with a segment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentDamage {
@@ -182,6 +189,9 @@ pub enum SegmentDamage {
         /// First index of this segment.
         found: LogIndex,
     },
+    /// A sync point that was changed, or belongs elsewhere.
+    #[error("a sync point is damaged, or of another place")]
+    SyncPoint,
     /// Bytes that are not a frame.
     #[error("{0}")]
     Frame(Damage),
@@ -211,6 +221,22 @@ pub enum SegmentDamage {
     },
 }
 
+impl SegmentDamage {
+    /// Whether a host that lost power can leave this where nothing was synced. Sound frames that say the
+    /// wrong thing, and headers, which are synced before anything follows, are never its work.
+    #[must_use]
+    pub const fn may_be_unsynced(&self) -> bool {
+        matches!(
+            self,
+            Self::Frame(_)
+                | Self::FrameVersion(_)
+                | Self::SyncPoint
+                | Self::Torn { .. }
+                | Self::ZeroTail { .. }
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,8 +249,8 @@ mod tests {
         };
         // FNV-1a 64 of "a" is 0xaf63dc4c8601ec8c (the algorithm's published test vector).
         assert_eq!(header.vm_hash, 0xaf63_dc4c_8601_ec8c);
-        let golden = "554e44525354445901000000020100000000000\
-                      08cec01864cdc63af0eb74b95";
+        let golden = "554e44525354445902000000020100000000000\
+                      08cec01864cdc63afc9af8fcc";
         let hex: String = header.encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, golden);
         assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
@@ -250,10 +276,10 @@ mod tests {
             vm_hash: 9,
         }
         .encode();
-        bytes[8] = 2;
+        bytes[8] = 3;
         let crc = crc32c::crc32c(&bytes[..CRC_OFFSET]);
         bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
-        let refused = Err((8, SegmentDamage::Version(2)));
+        let refused = Err((8, SegmentDamage::Version(3)));
         assert_eq!(SegmentHeader::decode(&bytes), refused);
     }
 

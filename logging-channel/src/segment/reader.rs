@@ -1,13 +1,14 @@
 //! Reads a log in order, also while it is being written.
 //!
-//! At the end of what is there, [`LogReader::next_frame`] gives `None` and may be asked again: a
-//! frame of which only the beginning is there is not damage while its segment is the last. Memory
-//! is that of one frame and its records.
+//! At the end of what is there, [`LogReader::next_frame`] gives `None` and may be asked again: what a
+//! host that lost power leaves behind the last sync point of the last segment is no damage but the
+//! log's end, and so is a frame of which only the beginning is there yet. Memory is that of one frame
+//! and its records.
 
 #![forbid(unsafe_code)]
 
 use super::format::{SegmentDamage, SegmentError};
-use super::recovery::check_header;
+use super::recovery::{check_header, is_unsynced, zero_tail_or};
 use super::scan::{Scanned, Scanner, list, walk_batch};
 use crate::codec::{Placed, Sequence};
 use crate::frame::HEADER_BYTES;
@@ -120,13 +121,21 @@ impl LogReader {
             let Some(open) = &mut self.current else {
                 return Ok(None);
             };
-            if let Some(frame) = open.read(&mut self.sequence, &mut self.vm_hash)? {
-                return Ok(Some(frame));
-            }
+            let wrong = match open.read(&mut self.sequence, &mut self.vm_hash) {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
             let first = open.first;
             let Some(successor) = self.segment_after(Some(first))? else {
-                return Ok(None);
+                return match (wrong, &mut self.current) {
+                    (Some(error), Some(open)) => open.end_or(error).map(|()| None),
+                    _ => Ok(None),
+                };
             };
+            if let Some(error) = wrong {
+                return Err(error);
+            }
             // The writer may have added to this segment before it began the next: look again, now
             // that it cannot grow any more.
             let Some(open) = &mut self.current else {
@@ -144,10 +153,14 @@ impl LogReader {
     fn segment_after(&self, after: Option<LogIndex>) -> Result<Option<Open>, SegmentError> {
         let later = |first: LogIndex| after.is_none_or(|after| first > after);
         let segments = list(&self.directory)?;
-        let Some((first, path)) = segments.into_iter().find(|(first, _)| later(*first)) else {
-            return Ok(None);
-        };
-        Open::segment(first, path).map(Some)
+        for (first, path) in segments.into_iter().filter(|(first, _)| later(*first)) {
+            match Open::segment(first, path) {
+                // The writer's bound removed it since the directory was listed.
+                Err(error) if error.is_gone() => {}
+                opened => return opened.map(Some),
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -155,7 +168,7 @@ impl Open {
     fn segment(first: LogIndex, path: PathBuf) -> Result<Self, SegmentError> {
         Ok(Self {
             first,
-            scanner: Scanner::open(&path)?,
+            scanner: Scanner::open(&path, first)?,
             path: path.into(),
             header_read: false,
         })
@@ -194,6 +207,16 @@ impl Open {
             length,
             records,
         }))
+    }
+
+    /// Takes `error`, met in the last segment, for the log's end if it may be an unsynced tail.
+    fn end_or(&mut self, error: SegmentError) -> Result<(), SegmentError> {
+        let error = zero_tail_or(&self.scanner, error)?;
+        if !is_unsynced(&self.scanner, &error)? {
+            return Err(error);
+        }
+        self.scanner.forget();
+        Ok(())
     }
 
     /// Refuses a segment that ends inside something though another follows it.

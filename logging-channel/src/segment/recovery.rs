@@ -1,20 +1,22 @@
-//! Checks a whole log before it is appended to, and cuts a torn tail when told to.
+//! Checks a whole log before it is appended to, and cuts an unsynced tail when told to.
 //!
-//! A **torn tail** is what a write that was interrupted leaves at the end of the last segment: the
-//! beginning of a header or frame, or nothing but zeros. Its records were never acknowledged from
-//! disk. Everything else is damage, and refused: a frame that is whole but wrong, a torn tail of an
-//! earlier segment, a gap between segments.
+//! An **unsynced tail** is what a host that lost power leaves behind the last sync point of the last
+//! segment, from the first byte on that is wrong: the beginning of a frame, zeros, a page as it was
+//! before, and whatever follows, sound frames among it. Nothing there was promised to be on disk.
+//! Everything else is damage, and refused: bytes before a sync point, an earlier segment, a gap
+//! between segments, a sound frame with records that do not belong.
 
 #![forbid(unsafe_code)]
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, vm_hash};
 use super::scan::{Scanned, Scanner, list, walk_batch};
+use super::sync_point;
 use crate::codec::Sequence;
 use crate::record::LogIndex;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-/// What recovery does with a torn tail of the last segment.
+/// What recovery does with an unsynced tail of the last segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TailPolicy {
     /// Refuse it like any damage; nothing is changed on disk.
@@ -23,12 +25,12 @@ pub enum TailPolicy {
     CutTorn,
 }
 
-/// A torn tail that was cut off.
+/// An unsynced tail that was cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
     /// The segment.
     pub path: PathBuf,
-    /// Where it was cut. 0 when even its header was torn: the file is gone then.
+    /// Where it was cut. 0 when not even its header was there: the file is gone then.
     pub offset: u64,
     /// Bytes that were cut off.
     pub bytes: u64,
@@ -45,7 +47,7 @@ pub struct Recovered {
     pub records: u64,
     /// Length of the last segment in bytes.
     pub last_segment_bytes: u64,
-    /// The torn tail that was cut off, if there was one.
+    /// The unsynced tail that was cut off, if there was one.
     pub cut: Option<Cut>,
 }
 
@@ -60,7 +62,7 @@ impl Recovered {
 /// Checks every frame and record of the log of `vm` in `directory`.
 ///
 /// # Errors
-/// When a file cannot be read, or with the file and offset of any damage but a torn tail that
+/// When a file cannot be read, or with the file and offset of any damage but an unsynced tail that
 /// `tail` allows to cut.
 pub fn recover(directory: &Path, vm: &str, tail: TailPolicy) -> Result<Recovered, SegmentError> {
     let segments = list(directory)?;
@@ -73,18 +75,15 @@ pub fn recover(directory: &Path, vm: &str, tail: TailPolicy) -> Result<Recovered
     };
     let count = segments.len();
     for (number, (first, path)) in segments.into_iter().enumerate() {
-        let mut scanner = Scanner::open(&path)?;
-        let torn = check_segment(&mut scanner, first, vm, &mut recovered)?;
+        let mut scanner = Scanner::open(&path, first)?;
+        let checked = check_segment(&mut scanner, first, vm, &mut recovered);
         let offset = scanner.offset();
-        if let Some(damage) = torn {
+        if let Err(error) = checked {
             let last = number + 1 == count;
-            let bytes = match damage {
-                SegmentDamage::Torn { bytes } | SegmentDamage::ZeroTail { bytes } => bytes,
-                _ => 0,
-            };
-            if !last || tail == TailPolicy::Refuse {
-                return Err(scanner.damaged(offset, damage));
+            if !last || tail == TailPolicy::Refuse || !is_unsynced(&scanner, &error)? {
+                return Err(error);
             }
+            let bytes = scanner.rest_bytes()?;
             cut(directory, &path, offset)?;
             recovered.cut = Some(Cut {
                 path: path.clone(),
@@ -101,20 +100,31 @@ pub fn recover(directory: &Path, vm: &str, tail: TailPolicy) -> Result<Recovered
     Ok(recovered)
 }
 
-/// Checks one segment; returns what is torn at the scanner's position, if anything is.
+/// Whether `error`, met at the scanner's position in the last segment, is what a host that lost power
+/// may have left there.
+pub(super) fn is_unsynced(scanner: &Scanner, error: &SegmentError) -> Result<bool, SegmentError> {
+    match error {
+        SegmentError::Damaged { damage, .. } if damage.may_be_unsynced() => {
+            Ok(sync_point::last_behind(scanner)?.is_none())
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Checks one segment up to its end; after an error the scanner stands before what is wrong.
 fn check_segment(
     scanner: &mut Scanner,
     name: LogIndex,
     vm: &str,
     recovered: &mut Recovered,
-) -> Result<Option<SegmentDamage>, SegmentError> {
+) -> Result<(), SegmentError> {
     let header = match scanner.header() {
         Ok(Some(header)) => header,
         Ok(None) => {
             let bytes = scanner.fill(SEGMENT_HEADER_BYTES)?.len() as u64;
-            return Ok(Some(SegmentDamage::Torn { bytes }));
+            return Err(scanner.damaged(0, SegmentDamage::Torn { bytes }));
         }
-        Err(error) => return zero_tail_or(scanner, error),
+        Err(error) => return Err(zero_tail_or(scanner, error)?),
     };
     check_header(scanner, name, header.first, recovered.sequence.next())?;
     if header.vm_hash != vm_hash(vm) {
@@ -123,13 +133,12 @@ fn check_segment(
     loop {
         let (offset, batch) = match scanner.frame() {
             Ok(Scanned::Frame { offset, frame }) => (offset, check_batch(frame.payload, recovered)),
-            Ok(Scanned::End) => return Ok(None),
+            Ok(Scanned::End) => return Ok(()),
             Ok(Scanned::Torn { bytes }) => {
-                let zeros = scanner.zero_tail()?;
-                let zeros = zeros.map(|bytes| SegmentDamage::ZeroTail { bytes });
-                return Ok(Some(zeros.unwrap_or(SegmentDamage::Torn { bytes })));
+                let torn = scanner.damaged(scanner.offset(), SegmentDamage::Torn { bytes });
+                return Err(zero_tail_or(scanner, torn)?);
             }
-            Err(error) => return zero_tail_or(scanner, error),
+            Err(error) => return Err(zero_tail_or(scanner, error)?),
         };
         batch.map_err(|(within, damage)| scanner.damaged(offset + within, damage))?;
     }
@@ -160,14 +169,16 @@ fn check_batch(payload: &[u8], recovered: &mut Recovered) -> Result<(), (u64, Se
     walk_batch(payload, &mut recovered.sequence, |_| *records += 1)
 }
 
-/// Zeros up to the end are a torn tail; otherwise the error stands.
-fn zero_tail_or(
-    scanner: &mut Scanner,
+/// `error`, with a better word for damage that is nothing but zeros up to the end of the file.
+pub(super) fn zero_tail_or(
+    scanner: &Scanner,
     error: SegmentError,
-) -> Result<Option<SegmentDamage>, SegmentError> {
+) -> Result<SegmentError, SegmentError> {
     match (&error, scanner.zero_tail()?) {
-        (SegmentError::Damaged { .. }, Some(bytes)) => Ok(Some(SegmentDamage::ZeroTail { bytes })),
-        _ => Err(error),
+        (SegmentError::Damaged { .. }, Some(bytes @ 1..)) => {
+            Ok(scanner.damaged(scanner.offset(), SegmentDamage::ZeroTail { bytes }))
+        }
+        _ => Ok(error),
     }
 }
 

@@ -10,8 +10,9 @@ use super::format::{SegmentDamage, SegmentError};
 use super::reader::{ReadFrame, read_batch};
 use super::recovery::check_header;
 use super::scan::{Scanned, Scanner, list};
+use super::sync_point::{self, SYNC_POINT_BYTES};
 use crate::codec::Sequence;
-use crate::frame::{self, FrameKind, HEADER_BYTES};
+use crate::frame::{self, FrameKind};
 use crate::record::LogIndex;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -40,15 +41,29 @@ pub struct LeftOut {
     pub bytes: u64,
     /// Why the first of them could not be read.
     pub damage: SegmentDamage,
+    /// They lie behind the last sync point of the last segment, where a host that lost power may leave
+    /// anything: recovery cuts the log here. Otherwise they are damage.
+    pub unsynced: bool,
 }
 
 /// Reads the log in one directory as it is now, over any damage.
 #[derive(Debug)]
 pub struct Salvager {
     segments: VecDeque<(LogIndex, PathBuf)>,
-    current: Option<(Scanner, Arc<Path>)>,
+    current: Option<Current>,
     sequence: Sequence,
     pending: Option<Salvaged>,
+}
+
+/// The segment that is read.
+#[derive(Debug)]
+struct Current {
+    scanner: Scanner,
+    path: Arc<Path>,
+    /// No segment follows.
+    last: bool,
+    /// The last sync point behind the first hole, once it was looked for.
+    synced: Option<Option<u64>>,
 }
 
 impl Salvager {
@@ -96,20 +111,29 @@ impl Salvager {
             return Ok(self.pending.take());
         }
         loop {
-            let Some((scanner, path)) = &mut self.current else {
+            let Some(current) = &mut self.current else {
                 let Some((first, path)) = self.segments.pop_front() else {
                     return Ok(None);
                 };
-                let mut scanner = Scanner::open(&path)?;
-                let path: Arc<Path> = path.into();
-                let hole = read_header(&mut scanner, &path, first, &mut self.sequence)?;
-                self.current = Some((scanner, path));
+                let scanner = match Scanner::open(&path, first) {
+                    // The writer's bound removed it since the directory was listed.
+                    Err(error) if error.is_gone() => continue,
+                    opened => opened?,
+                };
+                let mut current = Current {
+                    scanner,
+                    path: path.into(),
+                    last: self.segments.is_empty(),
+                    synced: None,
+                };
+                let hole = current.read_header(first, &mut self.sequence)?;
+                self.current = Some(current);
                 match hole {
                     Some(hole) => return Ok(Some(Salvaged::LeftOut(hole))),
                     None => continue,
                 }
             };
-            match read_frame(scanner, path, &mut self.sequence)? {
+            match current.read_frame(&mut self.sequence)? {
                 None => self.current = None,
                 Some((hole, None)) => return Ok(hole.map(Salvaged::LeftOut)),
                 Some((None, frame)) => return Ok(frame.map(Salvaged::Frame)),
@@ -122,64 +146,107 @@ impl Salvager {
     }
 }
 
-/// Reads a segment's header; a hole when it is damaged or records are missing before it.
-fn read_header(
-    scanner: &mut Scanner,
-    path: &Arc<Path>,
-    name: LogIndex,
-    sequence: &mut Sequence,
-) -> Result<Option<LeftOut>, SegmentError> {
-    let checked = match scanner.header() {
-        Ok(Some(header)) => check_header(scanner, name, header.first, sequence.next()),
-        // What there is of the header is left out by the search for a frame.
-        Ok(None) => return Ok(None),
-        Err(error) => Err(error),
-    };
-    let Err(error) = checked else {
-        return Ok(None);
-    };
-    *sequence = Sequence::default();
-    let (offset, damage) = damage_of(error)?;
-    let from = scanner.offset();
-    if from > 0 {
-        // The header itself is sound.
-        let path = Arc::clone(path);
-        return Ok(Some(LeftOut {
-            path,
-            offset,
-            bytes: 0,
-            damage,
-        }));
-    }
-    search(scanner, path, damage).map(Some)
-}
-
 /// A hole and the frame after it; either may be absent, nothing at the end of the segment.
 type Found = Option<(Option<LeftOut>, Option<ReadFrame>)>;
 
-fn read_frame(
-    scanner: &mut Scanner,
-    path: &Arc<Path>,
-    sequence: &mut Sequence,
-) -> Result<Found, SegmentError> {
-    let from = scanner.offset();
-    let damage = match scanner.frame() {
-        Ok(Scanned::End) => return Ok(None),
-        Ok(Scanned::Torn { bytes }) => SegmentDamage::Torn { bytes },
-        Ok(Scanned::Frame { offset, frame }) => {
-            return Ok(Some(read_sound(
-                frame.payload,
-                frame.length(),
+impl Current {
+    /// Reads the header; a hole when it is damaged or records are missing before it.
+    fn read_header(
+        &mut self,
+        name: LogIndex,
+        sequence: &mut Sequence,
+    ) -> Result<Option<LeftOut>, SegmentError> {
+        let scanner = &mut self.scanner;
+        let checked = match scanner.header() {
+            Ok(Some(header)) => check_header(scanner, name, header.first, sequence.next()),
+            // What there is of the header is left out by the search for a frame.
+            Ok(None) => return Ok(None),
+            Err(error) => Err(error),
+        };
+        let Err(error) = checked else {
+            return Ok(None);
+        };
+        *sequence = Sequence::default();
+        let (offset, damage) = damage_of(error)?;
+        if scanner.offset() > 0 {
+            // The header itself is sound.
+            return Ok(Some(LeftOut {
+                path: Arc::clone(&self.path),
                 offset,
-                path,
-                sequence,
-            )));
+                bytes: 0,
+                damage,
+                unsynced: false,
+            }));
         }
-        Err(error) => damage_of(error)?.1,
-    };
-    debug_assert_eq!(scanner.offset(), from, "a refused frame is not passed over");
-    *sequence = Sequence::default();
-    Ok(Some((Some(search(scanner, path, damage)?), None)))
+        self.search(damage).map(Some)
+    }
+
+    fn read_frame(&mut self, sequence: &mut Sequence) -> Result<Found, SegmentError> {
+        let damage = match self.scanner.frame() {
+            Ok(Scanned::End) => return Ok(None),
+            Ok(Scanned::Torn { bytes }) => SegmentDamage::Torn { bytes },
+            Ok(Scanned::Frame { offset, frame }) => {
+                let (payload, length) = (frame.payload, frame.length());
+                return Ok(Some(read_sound(
+                    payload, length, offset, &self.path, sequence,
+                )));
+            }
+            Err(error) => damage_of(error)?.1,
+        };
+        *sequence = Sequence::default();
+        Ok(Some((Some(self.search(damage)?), None)))
+    }
+
+    /// Whether bytes at the scanner's position, damaged like this, may be an unsynced tail.
+    fn is_unsynced(&mut self, damage: &SegmentDamage) -> Result<bool, SegmentError> {
+        if !self.last || !damage.may_be_unsynced() {
+            return Ok(false);
+        }
+        let synced = match self.synced {
+            Some(synced) => synced,
+            None => *self.synced.insert(sync_point::last_behind(&self.scanner)?),
+        };
+        Ok(synced.is_none_or(|synced| synced < self.scanner.offset()))
+    }
+
+    /// Moves the scanner to the next sound frame or sync point, or the end of the file; what was
+    /// passed over.
+    fn search(&mut self, damage: SegmentDamage) -> Result<LeftOut, SegmentError> {
+        let offset = self.scanner.offset();
+        let damage = match self.scanner.zero_tail()? {
+            // What a host that lost power leaves where the file had grown and its data was not there yet.
+            Some(bytes @ 1..) => SegmentDamage::ZeroTail { bytes },
+            _ => damage,
+        };
+        let unsynced = self.is_unsynced(&damage)?;
+        let scanner = &mut self.scanner;
+        let mut checked_bytes = 0;
+        loop {
+            if scanner.fill(1)?.is_empty() {
+                break;
+            }
+            scanner.advance(1);
+            let (first, at) = (scanner.first(), scanner.offset());
+            let there = scanner.fill(SYNC_POINT_BYTES)?;
+            if sync_point::read(there, first, at) == sync_point::Read::Sound {
+                break;
+            }
+            let Ok((FrameKind::Log, length)) = frame::parse_header(there) else {
+                continue;
+            };
+            checked_bytes += length as u64;
+            if checked_bytes <= SEARCH_BYTES_MAX && frame::parse(scanner.fill(length)?).is_ok() {
+                break;
+            }
+        }
+        Ok(LeftOut {
+            path: Arc::clone(&self.path),
+            offset,
+            bytes: scanner.offset() - offset,
+            damage,
+            unsynced,
+        })
+    }
 }
 
 /// The records of a frame whose checks are right.
@@ -213,43 +280,9 @@ fn read_sound(
         offset,
         bytes,
         damage,
+        unsynced: false,
     };
     (Some(hole), records.ok().and_then(frame))
-}
-
-/// Moves `scanner` to the next sound frame or the end of the file; what was passed over.
-fn search(
-    scanner: &mut Scanner,
-    path: &Arc<Path>,
-    damage: SegmentDamage,
-) -> Result<LeftOut, SegmentError> {
-    let offset = scanner.offset();
-    let damage = match scanner.zero_tail()? {
-        // What a host that lost power leaves where the file had grown and its data was not there yet.
-        Some(bytes @ 1..) => SegmentDamage::ZeroTail { bytes },
-        _ => damage,
-    };
-    let mut checked_bytes = 0;
-    loop {
-        if scanner.fill(1)?.is_empty() {
-            break;
-        }
-        scanner.advance(1);
-        let header = frame::parse_header(scanner.fill(HEADER_BYTES)?);
-        let Ok((FrameKind::Log, length)) = header else {
-            continue;
-        };
-        checked_bytes += length as u64;
-        if checked_bytes <= SEARCH_BYTES_MAX && frame::parse(scanner.fill(length)?).is_ok() {
-            break;
-        }
-    }
-    Ok(LeftOut {
-        path: Arc::clone(path),
-        offset,
-        bytes: scanner.offset() - offset,
-        damage,
-    })
 }
 
 /// Separates damage, which is reported, from failures of the file system.

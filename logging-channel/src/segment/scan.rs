@@ -8,6 +8,7 @@
 use super::format::{
     SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, SegmentHeader, parse_segment_name,
 };
+use super::sync_point;
 use crate::codec::{BatchDecoder, DecodeError, Placed, Sequence};
 use crate::frame::{self, Frame, FrameError, FrameKind};
 use crate::record::LogIndex;
@@ -37,6 +38,23 @@ pub(super) fn list(directory: &Path) -> Result<Vec<(LogIndex, PathBuf)>, Segment
     }
     segments.sort();
     Ok(segments)
+}
+
+/// Bytes of all segments of the log in `directory`, whatever is in them.
+///
+/// # Errors
+/// When the directory or a file cannot be looked at.
+pub fn bytes_on_disk(directory: &Path) -> Result<u64, SegmentError> {
+    let segments = list(directory)?.into_iter();
+    let bytes = segments.map(|(_, path)| match fs::metadata(&path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(source) => Err(SegmentError::Io {
+            operation: "look at",
+            path,
+            source,
+        }),
+    });
+    bytes.sum()
 }
 
 /// Gives `take` each record of `payload`, all of which must follow `sequence`; it then stands after
@@ -75,6 +93,8 @@ pub(super) enum Scanned<'a> {
 pub(super) struct Scanner {
     file: File,
     path: PathBuf,
+    /// Index of the first record, as the name says.
+    first: LogIndex,
     /// Offset in the file of the next frame.
     offset: u64,
     /// Bytes of the file from `offset - consumed` on.
@@ -83,8 +103,8 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    /// Opens the segment at `path`; its header is read by [`Self::header`].
-    pub(super) fn open(path: &Path) -> Result<Self, SegmentError> {
+    /// Opens the segment at `path`, named after `first`; its header is read by [`Self::header`].
+    pub(super) fn open(path: &Path, first: LogIndex) -> Result<Self, SegmentError> {
         let file = File::open(path).map_err(|source| SegmentError::Io {
             operation: "open",
             path: path.to_owned(),
@@ -93,6 +113,7 @@ impl Scanner {
         Ok(Self {
             file,
             path: path.to_owned(),
+            first,
             offset: 0,
             buffer: Vec::new(),
             consumed: 0,
@@ -101,6 +122,20 @@ impl Scanner {
 
     pub(super) const fn offset(&self) -> u64 {
         self.offset
+    }
+
+    pub(super) const fn first(&self) -> LogIndex {
+        self.first
+    }
+
+    /// Bytes from the position to the end of the file.
+    pub(super) fn rest_bytes(&self) -> Result<u64, SegmentError> {
+        let metadata = self.file.metadata().map_err(|source| SegmentError::Io {
+            operation: "read",
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(metadata.len().saturating_sub(self.offset))
     }
 
     /// The error that `damage` at `offset` of this file is.
@@ -124,8 +159,11 @@ impl Scanner {
         Ok(Some(header))
     }
 
-    /// Reads the next `Log` frame; after an error or `Torn` the position is unchanged.
+    /// Reads the next `Log` frame; after an error or `Torn` the position is not behind what is wrong.
     pub(super) fn frame(&mut self) -> Result<Scanned<'_>, SegmentError> {
+        if let Some(torn) = self.pass_sync_points()? {
+            return Ok(torn);
+        }
         let mut need = frame::HEADER_BYTES;
         let length = loop {
             let there = self.fill(need)?;
@@ -140,11 +178,7 @@ impl Scanner {
                 }
                 Err(FrameError::Incomplete { need: more }) if there.len() < need => {
                     debug_assert!(more >= need, "what is needed only grows");
-                    let bytes = there.len() as u64;
-                    // Read again when asked again: a writer whose write failed takes back what it
-                    // had written, and something else may then come here.
-                    self.buffer.truncate(self.consumed);
-                    return Ok(Scanned::Torn { bytes });
+                    return Ok(self.torn());
                 }
                 Err(FrameError::Incomplete { need: more }) => need = more,
                 Err(FrameError::Corrupt { offset, damage }) => {
@@ -168,8 +202,41 @@ impl Scanner {
         })
     }
 
+    /// Passes over sync points; `Torn` when the file ends inside one.
+    fn pass_sync_points(&mut self) -> Result<Option<Scanned<'static>>, SegmentError> {
+        let mut need = frame::HEADER_BYTES;
+        loop {
+            let (first, offset) = (self.first, self.offset);
+            let there = self.fill(need)?;
+            match sync_point::read(there, first, offset) {
+                sync_point::Read::Other => return Ok(None),
+                sync_point::Read::Incomplete { .. } if there.len() < need => {
+                    return Ok(Some(self.torn()));
+                }
+                sync_point::Read::Incomplete { need: more } => need = more,
+                sync_point::Read::Sound => self.advance(sync_point::SYNC_POINT_BYTES),
+                sync_point::Read::Damaged => {
+                    return Err(self.damaged(offset, SegmentDamage::SyncPoint));
+                }
+            }
+        }
+    }
+
+    /// What is there is the beginning of something.
+    fn torn(&mut self) -> Scanned<'static> {
+        let bytes = (self.buffer.len() - self.consumed) as u64;
+        self.forget();
+        Scanned::Torn { bytes }
+    }
+
+    /// Reads again when asked again: a writer whose write failed takes back what it had written, and
+    /// something else may then come here.
+    pub(super) fn forget(&mut self) {
+        self.buffer.truncate(self.consumed);
+    }
+
     /// Number of zero bytes from the position to the end of the file, when nothing else is there.
-    pub(super) fn zero_tail(&mut self) -> Result<Option<u64>, SegmentError> {
+    pub(super) fn zero_tail(&self) -> Result<Option<u64>, SegmentError> {
         let mut at = self.offset;
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -215,6 +282,18 @@ impl Scanner {
             self.buffer.truncate(have);
         }
         Ok(&self.buffer[self.consumed..])
+    }
+
+    /// Fills `buffer` from offset `at` on; fewer bytes only at the end of the file.
+    pub(super) fn read_whole(&self, buffer: &mut [u8], at: u64) -> Result<usize, SegmentError> {
+        let mut have = 0;
+        while have < buffer.len() {
+            match self.read_at(&mut buffer[have..], at + have as u64)? {
+                0 => break,
+                read => have += read,
+            }
+        }
+        Ok(have)
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize, SegmentError> {

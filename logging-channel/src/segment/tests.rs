@@ -11,16 +11,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const VM: &str = "vm";
+pub(super) const VM: &str = "vm";
 
-fn options(segment_bytes_max: u64) -> WriterOptions {
+pub(super) fn options(segment_bytes_max: u64) -> WriterOptions {
     WriterOptions {
         segment_bytes_max,
         sync: SyncPolicy::Never,
+        keep_bytes: None,
     }
 }
 
-fn writer(directory: &Path, segment_bytes_max: u64) -> (SegmentWriter, Recovered) {
+pub(super) fn writer(directory: &Path, segment_bytes_max: u64) -> (SegmentWriter, Recovered) {
     SegmentWriter::open(
         directory,
         VM,
@@ -30,18 +31,22 @@ fn writer(directory: &Path, segment_bytes_max: u64) -> (SegmentWriter, Recovered
     .expect("a sound log")
 }
 
-/// Writes `frames` frames of ten timers each, in segments of at most `segment_bytes_max`.
-fn written(frames: u64, segment_bytes_max: u64) -> TempDir {
+/// Writes `frames` frames of ten timers each, in segments of at most `segment_bytes_max`; nothing is synced.
+pub(super) fn written(frames: u64, segment_bytes_max: u64) -> TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (mut writer, _) = writer(directory.path(), segment_bytes_max);
     for frame in 0..frames {
-        let log = EncodedLog::encode(&timers(frame * 10, 10)).expect("valid");
-        writer.append(&log, HostTime(0)).expect("written");
+        append_timers(&mut writer, frame * 10, 10);
     }
     directory
 }
 
-fn read_all(directory: &Path) -> Result<Vec<Record>, SegmentError> {
+pub(super) fn append_timers(writer: &mut SegmentWriter, first: u64, count: u64) {
+    let log = EncodedLog::encode(&timers(first, count)).expect("valid");
+    writer.append(&log, HostTime(0)).expect("written");
+}
+
+pub(super) fn read_all(directory: &Path) -> Result<Vec<Record>, SegmentError> {
     let mut reader = LogReader::open(directory);
     let mut records = Vec::new();
     while let Some(record) = reader.next_record()? {
@@ -50,19 +55,19 @@ fn read_all(directory: &Path) -> Result<Vec<Record>, SegmentError> {
     Ok(records)
 }
 
-fn segments(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn segments(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("listed");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("listed").path()).collect();
     paths.sort();
     paths
 }
 
-fn append_raw(path: &Path, bytes: &[u8]) {
+pub(super) fn append_raw(path: &Path, bytes: &[u8]) {
     let mut file = OpenOptions::new().append(true).open(path).expect("opened");
     file.write_all(bytes).expect("written");
 }
 
-fn damage_of(error: SegmentError) -> (PathBuf, u64, SegmentDamage) {
+pub(super) fn damage_of(error: SegmentError) -> (PathBuf, u64, SegmentDamage) {
     match error {
         SegmentError::Damaged {
             path,
@@ -73,7 +78,7 @@ fn damage_of(error: SegmentError) -> (PathBuf, u64, SegmentDamage) {
     }
 }
 
-fn salvage(directory: &Path) -> (Vec<Record>, Vec<LeftOut>) {
+pub(super) fn salvage(directory: &Path) -> (Vec<Record>, Vec<LeftOut>) {
     let mut salvager = Salvager::open(directory).expect("listed");
     let (mut records, mut holes) = (Vec::new(), Vec::new());
     while let Some(found) = salvager.next().expect("readable") {
@@ -101,10 +106,10 @@ fn golden_segment() {
     // Magic, version, first index, FNV-1a of "vm", CRC-32C.
     let golden = concat!(
         "554e445253544459",
-        "01000000",
+        "02000000",
         "0000000000000000",
         "ecdb70b50737cf08",
-        "d81f4fa1"
+        "1f078bf8"
     );
     assert_eq!(header, golden);
     assert_eq!(
@@ -168,6 +173,7 @@ fn syncs_as_told() {
         let options = WriterOptions {
             segment_bytes_max: 250,
             sync,
+            keep_bytes: None,
         };
         let (mut writer, _) =
             SegmentWriter::open(&directory, VM, options, TailPolicy::Refuse).expect("new");
@@ -179,7 +185,8 @@ fn syncs_as_told() {
         writer
             .sync_if_due(HostTime(0).plus_ms(100))
             .expect("synced");
-        writer.sync(HostTime(0).plus_ms(101)).expect("synced");
+        assert_eq!(writer.sync_due(), None);
+        writer.close().expect("synced");
         assert_eq!(read_all(&directory).expect("sound").len(), 40);
     }
 }
@@ -199,92 +206,6 @@ fn reports_where_records_are() {
         assert_eq!(offset + length as u64, at);
     }
     assert_eq!(at, bytes.len() as u64);
-}
-
-#[test]
-fn a_tail_cut_anywhere_is_recovered_to_the_last_whole_frame() {
-    let whole = written(4, 250);
-    let [first, last] = &segments(whole.path())[..] else {
-        panic!("two segments");
-    };
-    let first_bytes = fs::read(first).expect("readable");
-    let bytes = fs::read(last).expect("readable");
-    let frame_bytes = (bytes.len() - SEGMENT_HEADER_BYTES) / 2;
-    for cut_at in 0..bytes.len() {
-        fs::write(first, &first_bytes).expect("written");
-        fs::write(last, &bytes[..cut_at]).expect("written");
-        let frames = cut_at.saturating_sub(SEGMENT_HEADER_BYTES) / frame_bytes;
-        let sound = if cut_at < SEGMENT_HEADER_BYTES {
-            0
-        } else {
-            SEGMENT_HEADER_BYTES + frames * frame_bytes
-        };
-        let torn = cut_at - sound;
-        let refused = recover(whole.path(), VM, TailPolicy::Refuse);
-        if torn > 0 || cut_at == 0 {
-            let (path, offset, damage) = damage_of(refused.expect_err("a torn tail"));
-            assert_eq!((&path, offset), (last, sound as u64), "cut at {cut_at}");
-            assert_eq!(damage, SegmentDamage::Torn { bytes: torn as u64 });
-            assert_eq!(
-                fs::read(last).expect("readable").len(),
-                cut_at,
-                "refusing changes nothing"
-            );
-        } else {
-            refused.expect("cut between frames");
-        }
-        let (mut writer, recovered) = writer(whole.path(), 250);
-        let next = 20 + 10 * frames as u64;
-        assert_eq!(recovered.next(), Some(LogIndex(next)), "cut at {cut_at}");
-        assert_eq!(recovered.cut.map_or(0, |cut| cut.bytes), torn as u64);
-        let log = EncodedLog::encode(&timers(next, 1)).expect("valid");
-        writer.append(&log, HostTime(0)).expect("written");
-        assert_eq!(read_all(whole.path()).expect("sound"), timers(0, next + 1));
-    }
-}
-
-#[test]
-fn zeros_at_the_end_are_a_torn_tail() {
-    for zeros in [1, 9, 10, 4_096, 200_000] {
-        let directory = written(3, 1 << 20);
-        let path = directory.path().join(segment_name(LogIndex(0)));
-        append_raw(&path, &vec![0; zeros]);
-        let error = recover(directory.path(), VM, TailPolicy::Refuse).expect_err("zeros");
-        let bytes = zeros as u64;
-        assert_eq!(damage_of(error).2, SegmentDamage::ZeroTail { bytes });
-        let recovered = recover(directory.path(), VM, TailPolicy::CutTorn).expect("cut");
-        assert_eq!(recovered.cut.expect("cut").bytes, bytes);
-        assert_eq!(read_all(directory.path()).expect("sound"), timers(0, 30));
-    }
-    let empty = tempfile::tempdir().expect("a temporary directory");
-    fs::write(empty.path().join(segment_name(LogIndex(5))), [0; 100]).expect("written");
-    let recovered = recover(empty.path(), VM, TailPolicy::CutTorn).expect("cut");
-    assert_eq!(recovered.segments, []);
-    assert_eq!(segments(empty.path()), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn every_flip_of_one_bit_is_refused_and_never_cut() {
-    let directory = written(4, 250);
-    for path in segments(directory.path()) {
-        let bytes = fs::read(&path).expect("readable");
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&path, &damaged).expect("written");
-            let error = recover(directory.path(), VM, TailPolicy::CutTorn)
-                .expect_err("a flipped bit was not seen");
-            let (named, offset, _) = damage_of(error);
-            assert_eq!(named, path, "bit {bit}");
-            assert!(
-                offset <= (bit / 8).max(SEGMENT_HEADER_BYTES) as u64 + 6,
-                "bit {bit}: {offset}"
-            );
-            read_all(directory.path()).expect_err("a flipped bit was read over");
-        }
-        fs::write(&path, &bytes).expect("written");
-    }
-    recover(directory.path(), VM, TailPolicy::Refuse).expect("undamaged again");
 }
 
 #[test]
@@ -478,5 +399,33 @@ proptest! {
         if let Ok(recovered) = recover(whole.path(), VM, TailPolicy::CutTorn) {
             prop_assert_eq!(recovered.records as usize, records.len());
         }
+    }
+}
+
+#[test]
+fn old_segments_are_removed_down_to_the_bound_but_never_the_last_two() {
+    for (keep, expected) in [(None, 10), (Some(1_000), 4), (Some(0), 2)] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let options = WriterOptions {
+            keep_bytes: keep,
+            ..options(250)
+        };
+        for half in 0..2 {
+            // A log that is written on knows of the segments that were there.
+            let opened = SegmentWriter::open(directory.path(), VM, options, TailPolicy::Refuse);
+            let (mut writer, _) = opened.expect("sound");
+            for frame in half * 10..half * 10 + 10 {
+                append_timers(&mut writer, frame * 10, 10);
+            }
+        }
+        let there = segments(directory.path());
+        assert_eq!(there.len(), expected, "{keep:?}");
+        let bytes: u64 = there
+            .iter()
+            .map(|path| fs::metadata(path).expect("there").len())
+            .sum();
+        assert!(keep.is_none_or(|keep| bytes <= keep.max(500)), "{bytes}");
+        let records = read_all(directory.path()).expect("sound");
+        assert_eq!(records.last(), timers(199, 1).first());
     }
 }

@@ -1,16 +1,20 @@
 //! Appends `Log` frames to the last segment, begins new ones, and syncs as told.
 //!
+//! Behind each sync stands a sync point (`sync_point`). Old segments are removed when there is a bound.
+//!
 //! Invariants: one writer per directory (an advisory lock on it); only the log's next records are
-//! accepted; a frame that could be written only in part is taken back, and if that fails, or a sync
+//! accepted; the last two segments are never removed; a frame that could be written only in part is taken back, and if that fails, or a sync
 //! fails, the writer gives up for good: what the kernel then holds is not known.
 
 #![forbid(unsafe_code)]
 
 use super::format::{SegmentError, SegmentHeader, segment_name, vm_hash};
 use super::recovery::{Recovered, TailPolicy, recover};
+use super::sync_point;
 use crate::codec::EncodedLog;
 use crate::host_time::HostTime;
 use crate::record::LogIndex;
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +24,8 @@ use std::path::{Path, PathBuf};
 pub enum SyncPolicy {
     /// Whenever the kernel likes.
     Never,
-    /// At the first append, or call of [`SegmentWriter::sync_if_due`], this long after the last.
+    /// This long after the first append that is not yet durable: at the next append then, or when
+    /// [`SegmentWriter::sync_if_due`] is called.
     EveryMs(u64),
     /// Before each append returns.
     Always,
@@ -33,6 +38,8 @@ pub struct WriterOptions {
     pub segment_bytes_max: u64,
     /// When frames are made durable.
     pub sync: SyncPolicy,
+    /// The oldest segments are removed while the log has more bytes, except the last two.
+    pub keep_bytes: Option<u64>,
 }
 
 impl Default for WriterOptions {
@@ -40,6 +47,7 @@ impl Default for WriterOptions {
         Self {
             segment_bytes_max: 64 << 20,
             sync: SyncPolicy::EveryMs(1_000),
+            keep_bytes: None,
         }
     }
 }
@@ -54,14 +62,17 @@ pub struct SegmentWriter {
     options: WriterOptions,
     next: Option<LogIndex>,
     current: Option<Current>,
-    last_sync: HostTime,
-    dirty: bool,
+    /// The segments before it that are still there, and their lengths; of use only with a bound.
+    earlier: VecDeque<(PathBuf, u64)>,
+    /// When the first append was made that is not durable.
+    dirty_since: Option<HostTime>,
     given_up: bool,
 }
 
 /// The segment that is appended to.
 #[derive(Debug)]
 struct Current {
+    first: LogIndex,
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -93,6 +104,7 @@ impl SegmentWriter {
         let current = match recovered.segments.last() {
             None => None,
             Some((first, path)) => Some(Current {
+                first: *first,
                 file: OpenOptions::new()
                     .append(true)
                     .open(path)
@@ -111,8 +123,8 @@ impl SegmentWriter {
                 .next()
                 .or(recovered.segments.last().map(|(first, _)| *first)),
             current,
-            last_sync: HostTime::default(),
-            dirty: false,
+            earlier: earlier(&recovered)?,
+            dirty_since: None,
             given_up: false,
         };
         Ok((writer, recovered))
@@ -141,7 +153,7 @@ impl SegmentWriter {
             !current.empty && current.bytes + bytes.len() as u64 > self.options.segment_bytes_max
         });
         if full {
-            self.begin_segment(log.first(), now)?;
+            self.begin_segment(log.first())?;
         }
         if let Some(current) = &mut self.current
             && let Err(error) = current.write(bytes)
@@ -150,10 +162,19 @@ impl SegmentWriter {
             return Err(failed("write", &current.path)(error.source));
         }
         self.next = Some(log.next());
-        self.dirty = true;
+        self.dirty_since.get_or_insert(now);
         match self.options.sync {
-            SyncPolicy::Always => self.sync(now),
+            SyncPolicy::Always => self.sync(),
             _ => self.sync_if_due(now),
+        }
+    }
+
+    /// When [`Self::sync_if_due`] has something to do; `None` while everything is durable that has to be.
+    #[must_use]
+    pub fn sync_due(&self) -> Option<HostTime> {
+        match self.options.sync {
+            SyncPolicy::EveryMs(ms) => self.dirty_since.map(|since| since.plus_ms(ms)),
+            SyncPolicy::Never | SyncPolicy::Always => None,
         }
     }
 
@@ -162,41 +183,53 @@ impl SegmentWriter {
     /// # Errors
     /// When the sync fails; the writer gives up then.
     pub fn sync_if_due(&mut self, now: HostTime) -> Result<(), SegmentError> {
-        match self.options.sync {
-            SyncPolicy::EveryMs(ms) if self.dirty && self.last_sync.plus_ms(ms) <= now => {
-                self.sync(now)
-            }
+        match self.sync_due() {
+            Some(due) if due <= now => self.sync(),
             _ => Ok(()),
         }
     }
 
-    /// Makes everything appended durable, whatever the policy.
+    /// Makes everything appended durable, whatever the policy, and writes a sync point behind it.
     ///
     /// # Errors
     /// When the sync fails; the writer gives up then.
-    pub fn sync(&mut self, now: HostTime) -> Result<(), SegmentError> {
+    pub fn sync(&mut self) -> Result<(), SegmentError> {
         self.check_alive()?;
-        if let Some(current) = &self.current
-            && self.dirty
-        {
-            let synced = current.file.sync_data();
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if self.dirty_since.is_some() {
+            let synced = current.sync();
             self.given_up = synced.is_err();
-            synced.map_err(failed("sync", &current.path))?;
+            synced?;
+            self.dirty_since = None;
+            if let Err(error) = current.write(&sync_point::encode(current.first, current.bytes)) {
+                self.given_up = error.left_behind;
+                return Err(failed("write", &current.path)(error.source));
+            }
         }
-        self.dirty = false;
-        self.last_sync = now;
         Ok(())
     }
 
-    fn begin_segment(&mut self, first: LogIndex, now: HostTime) -> Result<(), SegmentError> {
+    /// Makes everything durable, the sync point behind it too: nothing of this log is unsynced then.
+    ///
+    /// # Errors
+    /// When the sync fails.
+    pub fn close(mut self) -> Result<(), SegmentError> {
+        self.sync()?;
+        self.current.map_or(Ok(()), |current| current.sync())
+    }
+
+    fn begin_segment(&mut self, first: LogIndex) -> Result<(), SegmentError> {
         if self.options.sync != SyncPolicy::Never {
-            self.sync(now)?;
+            self.sync()?;
         }
         let path = self.directory.join(segment_name(first));
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).open(&path);
         let file = file.map_err(failed("create", &path))?;
         let mut current = Current {
+            first,
             path,
             file,
             bytes: 0,
@@ -211,11 +244,36 @@ impl SegmentWriter {
         }
         current.empty = true;
         if self.options.sync != SyncPolicy::Never {
-            let synced = self.directory_file.sync_all();
+            let synced = current.sync().and_then(|()| {
+                let synced = self.directory_file.sync_all();
+                synced.map_err(failed("sync", &self.directory))
+            });
             self.given_up = synced.is_err();
-            synced.map_err(failed("sync", &self.directory))?;
+            synced?;
         }
-        self.current = Some(current);
+        if let Some(full) = self.current.replace(current) {
+            self.earlier.push_back((full.path, full.bytes));
+        }
+        self.remove_old()
+    }
+
+    /// Removes the oldest segments beyond the bound. The segment before the current one stays, so that the
+    /// log's end can be looked at whatever the bound.
+    fn remove_old(&mut self) -> Result<(), SegmentError> {
+        let Some(keep_bytes) = self.options.keep_bytes else {
+            self.earlier.clear();
+            return Ok(());
+        };
+        // The current one may grow to this.
+        let mut bytes = self.options.segment_bytes_max;
+        bytes += self.earlier.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        while self.earlier.len() > 1
+            && bytes > keep_bytes
+            && let Some((path, removed)) = self.earlier.pop_front()
+        {
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            bytes -= removed;
+        }
         Ok(())
     }
 
@@ -235,6 +293,10 @@ struct WriteFailure {
 }
 
 impl Current {
+    fn sync(&self) -> Result<(), SegmentError> {
+        self.file.sync_data().map_err(failed("sync", &self.path))
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), WriteFailure> {
         if let Err(source) = self.file.write_all(bytes) {
             let left_behind = self.file.set_len(self.bytes).is_err();
@@ -247,6 +309,17 @@ impl Current {
         self.empty = false;
         Ok(())
     }
+}
+
+/// The segments before the last one, and their lengths.
+fn earlier(recovered: &Recovered) -> Result<VecDeque<(PathBuf, u64)>, SegmentError> {
+    let count = recovered.segments.len().saturating_sub(1);
+    let paths = recovered.segments.iter().take(count).map(|(_, path)| path);
+    let with_length = |path: &PathBuf| {
+        let metadata = fs::metadata(path).map_err(failed("read", path))?;
+        Ok((path.clone(), metadata.len()))
+    };
+    paths.map(with_length).collect()
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SegmentError {

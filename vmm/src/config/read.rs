@@ -282,10 +282,12 @@ fn read_log(mut section: Section<'_>) -> Result<Option<Log>, ConfigError> {
         ("always", SyncPolicy::Always),
     ];
     let sync = section.choice("sync", &policies, SyncPolicy::EveryMs(interval_ms))?;
+    let keep_mib = section.number("keep_mib", 0..=1 << 30, " MiB", Some(0))?;
     section.finish()?;
     let options = WriterOptions {
         segment_bytes_max: segment_mib << 20,
         sync,
+        keep_bytes: (keep_mib > 0).then_some(keep_mib << 20),
     };
     Ok(Some(Log { dir, options }))
 }

@@ -2,17 +2,22 @@
 //!
 //! The disk must never hold up the node: the queue is bounded, and if the disk falls that far
 //! behind, or fails, the log on disk ends there, which is said once and clearly. Replication does
-//! not depend on it: acknowledged means in the backup's memory.
+//! not depend on it: acknowledged means in the backup's memory. What was written is synced in time even
+//! when nothing follows it.
 
 use super::host_clock::HostClock;
 use logging_channel::codec::EncodedLog;
 use logging_channel::record::Record;
 use logging_channel::segment::writer::SegmentWriter;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Batches waiting for the disk.
 const QUEUE_BATCHES_MAX: usize = 8_192;
+
+/// Records of one frame; what is queued beyond makes the next.
+const RECORDS_AT_ONCE_MAX: usize = 1_024;
 
 /// The thread and its queue.
 pub(super) struct LogThread {
@@ -74,30 +79,50 @@ impl Drop for LogThread {
 }
 
 fn write(mut writer: SegmentWriter, batches: &Receiver<Vec<Record>>, clock: HostClock) {
-    while let Ok(mut batch) = batches.recv() {
-        while let Ok(more) = batches.try_recv() {
-            batch.extend(more);
-            if batch.len() >= 1_024 {
-                break;
-            }
+    let ended = loop {
+        let batch = match next(&writer, batches, clock) {
+            Ok(batch) => batch,
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => break writer.close().map_err(Into::into),
+        };
+        if let Err(cause) = append(&mut writer, batch, batches, clock) {
+            break Err(cause);
         }
-        if let Err(cause) = append(&mut writer, &batch, clock) {
-            tracing::error!("the log on disk ends here: {cause}");
-            return;
-        }
-    }
-    if let Err(error) = writer.sync(clock.now()) {
-        tracing::error!(%error, "the log's last records may not be on disk");
+    };
+    if let Err(cause) = ended {
+        tracing::error!("the log on disk ends here: {cause}");
     }
 }
 
+/// The next batch, or a timeout when it is time to sync.
+fn next(
+    writer: &SegmentWriter,
+    batches: &Receiver<Vec<Record>>,
+    clock: HostClock,
+) -> Result<Vec<Record>, RecvTimeoutError> {
+    let Some(due) = writer.sync_due() else {
+        return batches.recv().map_err(|_| RecvTimeoutError::Disconnected);
+    };
+    let left_ns = due.0.saturating_sub(clock.now().0);
+    batches.recv_timeout(Duration::from_nanos(left_ns))
+}
+
+/// Appends `batch`, with what else is queued, and syncs if that is due.
 fn append(
     writer: &mut SegmentWriter,
-    records: &[Record],
+    mut batch: Vec<Record>,
+    batches: &Receiver<Vec<Record>>,
     clock: HostClock,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    for log in EncodedLog::encode_all(records)? {
-        writer.append(&log, clock.now())?;
+    while batch.len() < RECORDS_AT_ONCE_MAX
+        && let Ok(more) = batches.try_recv()
+    {
+        batch.extend(more);
     }
-    Ok(())
+    if !batch.is_empty() {
+        for log in EncodedLog::encode_all(&batch)? {
+            writer.append(&log, clock.now())?;
+        }
+    }
+    Ok(writer.sync_if_due(clock.now())?)
 }

@@ -35,7 +35,10 @@ const FORMATS: &[Format] = &[
     },
     Format {
         page: "docs/formats/log.md",
-        files: &["logging-channel/src/segment/format.rs"],
+        files: &[
+            "logging-channel/src/segment/format.rs",
+            "logging-channel/src/segment/sync_point.rs",
+        ],
         version: ("logging-channel/src/segment/format.rs", "SEGMENT_VERSION"),
     },
 ];

@@ -32,7 +32,6 @@ const EDGES: &[(&str, &str)] = &[
         "logging-channel/src/segment/reader.rs",
         "reads segment files",
     ),
-    ("logging-channel/src/segment/scan.rs", "reads segment files"),
     (
         "logging-channel/src/segment/salvage.rs",
         "reads segment files",

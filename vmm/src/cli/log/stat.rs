@@ -22,8 +22,8 @@ Examples:
     $ understudy log stat log --json | jq '.kinds.timer.bytes_per_record'
     $ understudy log stat log --json | jq '.silences[] | select(.of == \"packets sent\")'
 
-A log may be read while it is written. Ends with status 8 when it is damaged; a torn last frame, as
-a killed process leaves it, is reported but no damage.")]
+A log may be read while it is written. Ends with status 8 when it is damaged; an unsynced tail,
+as a host that lost power leaves it, is shown but no damage.")]
 pub(in crate::cli) struct Arguments {
     /// Directory of the log's segment files.
     dir: PathBuf,

@@ -19,6 +19,7 @@ impl Writer {
         let options = WriterOptions {
             sync: SyncPolicy::Never,
             segment_bytes_max: 600,
+            keep_bytes: None,
         };
         let (writer, _) = SegmentWriter::open(dir, "web", options, TailPolicy::Refuse).unwrap();
         Self { writer, next: 0 }
@@ -47,6 +48,7 @@ fn log() -> tempfile::TempDir {
     }
     writer.append(RecordBody::Console(b"ls -l\n".to_vec()));
     writer.append(RecordBody::End(EndReason::PowerOff));
+    writer.writer.close().unwrap();
     dir
 }
 

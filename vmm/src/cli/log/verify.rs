@@ -18,8 +18,8 @@ Examples:
     $ understudy log verify /var/lib/understudy/web/log
     $ understudy log verify log --json | jq 'select(.damage)'
 
-Every damaged place is named with file and offset. Ends with status 8 when there is one; a torn last
-frame, as a killed process leaves it, is reported but no damage.")]
+Every damaged place is named with file and offset. Ends with status 8 when there is one; an
+unsynced tail, as a host that lost power leaves it, is shown but no damage.")]
 pub(in crate::cli) struct Arguments {
     /// Directory of the log's segment files.
     dir: PathBuf,
