@@ -3,6 +3,7 @@
 //! Everything here but `segment` (its format apart) and `transport::tcp` is pure: no clocks,
 //! sockets, files or async. This crate imports no other workspace crate.
 
+pub mod clock_agreement;
 pub mod codec;
 pub mod execution_point;
 pub mod failure_detector;

@@ -5,11 +5,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::record::{ClockKind, LogIndex, Record};
+use crate::clock_agreement::ClockOffer;
+use crate::record::{LogIndex, Record};
 use serde::{Deserialize, Serialize};
 
 /// Version of the channel's protocol; both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// A message on the logging channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,8 +36,6 @@ pub enum Message {
 pub struct Identity {
     /// The VM's name.
     pub vm: String,
-    /// Execution clock.
-    pub clock: ClockKind,
     /// Guest CPU model and revision.
     pub cpu_model: String,
     /// Guest memory in bytes.
@@ -52,7 +51,7 @@ pub struct Identity {
 }
 
 /// The backup introduces itself.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// [`PROTOCOL_VERSION`] of the sender.
     pub protocol: u32,
@@ -60,10 +59,12 @@ pub struct Hello {
     pub holder: String,
     /// What it would run.
     pub identity: Identity,
+    /// What it can run it on.
+    pub clocks: ClockOffer,
 }
 
 /// The primary accepts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Welcome {
     /// The primary's name.
     pub holder: String,
@@ -71,6 +72,8 @@ pub struct Welcome {
     pub generation: u64,
     /// Index of the first record that follows.
     pub first_index: LogIndex,
+    /// What the primary can run on; with the Hello's this settles the clock.
+    pub clocks: ClockOffer,
 }
 
 /// The primary refuses, naming the first item that differs.

@@ -120,6 +120,17 @@ pub enum ClockKind {
     Branches,
 }
 
+impl ClockKind {
+    /// Its name in configurations and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exits => "exits",
+            Self::Branches => "branches",
+        }
+    }
+}
+
 /// A device that produces externally visible output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OutputDevice {

@@ -3,6 +3,7 @@
 use super::random::Random;
 use super::toy_cpu::ToyCpu;
 use super::world::Event;
+use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
 use logging_channel::host_time::HostTime;
@@ -74,7 +75,6 @@ pub struct Host {
 pub fn identity() -> Identity {
     Identity {
         vm: VM.into(),
-        clock: ClockKind::Exits,
         cpu_model: "toy".into(),
         memory_bytes: 128,
         kernel_sha256: [0; 32],
@@ -84,16 +84,24 @@ pub fn identity() -> Identity {
     }
 }
 
+/// What a host can run on: the toy processor has no counter, and the backups' hosts say so.
+fn clocks(id: usize) -> ClockOffer {
+    match id {
+        0 => ClockOffer::Either,
+        _ => ClockOffer::no_counter("a toy"),
+    }
+}
+
 /// The first record of a log.
 #[must_use]
-pub fn start_record(generation: u64, seed: u64) -> Start {
+pub fn start_record(generation: u64, clock: ClockKind, seed: u64) -> Start {
     let identity = identity();
     let mut rng_seed = [0; 32];
     rng_seed[..8].copy_from_slice(&seed.to_le_bytes());
     Start {
         vm: identity.vm,
         generation,
-        clock: identity.clock,
+        clock,
         cpu_model: identity.cpu_model,
         memory_bytes: identity.memory_bytes,
         kernel_sha256: identity.kernel_sha256,
@@ -144,6 +152,7 @@ impl Host {
             part,
             holder,
             identity: identity(),
+            clocks: clocks(id),
             detector: DetectorConfig::default(),
             flow,
             retry: RetryConfig::default(),
@@ -183,10 +192,21 @@ impl Host {
     }
 
     /// Makes the guest and records it.
-    pub fn start_guest(&mut self, now: u64, generation: u64, power_off_exit: u64) {
+    pub fn start_guest(
+        &mut self,
+        now: u64,
+        generation: u64,
+        clock: ClockKind,
+        power_off_exit: u64,
+    ) {
+        assert_eq!(
+            clock,
+            ClockKind::Exits,
+            "a toy has no counter, and the pair knew"
+        );
         let seed = self.random.draw();
         let cpu = ToyCpu::new(seed, power_off_exit);
-        let start = start_record(generation, seed);
+        let start = start_record(generation, clock, seed);
         let source = entropy(&mut self.random);
         let engine = Engine::recording(cpu, start, engine_config(), source, self.clock(now));
         self.engine = Some(engine.unwrap_or_else(|never| match never {}));

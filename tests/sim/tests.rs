@@ -1,6 +1,7 @@
 //! The simulation as a test: ten thousand seeds hold, and what is broken on purpose is found.
 
 use logging_channel::host_time::HostTime;
+use logging_channel::record::ClockKind;
 use rig::sim::host::start_record;
 use rig::sim::matrix::sweep_matrix;
 use rig::sim::sabotage::ALL;
@@ -62,7 +63,7 @@ fn an_engine_told_twice_to_finish_is_drained_twice() {
     let entropy = || -> EntropySource { Box::new(|count| vec![0; count]) };
     let cpu = || ToyCpu::new(1, u64::MAX);
     let now = HostTime(0);
-    let start = start_record(1, 1);
+    let start = start_record(1, ClockKind::Exits, 1);
     let recorder = Engine::recording(cpu(), start, EngineConfig::default(), entropy(), now);
     let Ok(mut recorder) = recorder;
     let records = recorder.take_outbox().into_iter().map(|item| match item {

@@ -289,10 +289,10 @@ impl World {
                 }
                 self.offer(id, offer);
             }
-            NodeCommand::StartGuest { generation } => {
+            NodeCommand::StartGuest { generation, clock } => {
                 let checked = self.invariants.guest_started(life);
                 self.check(checked);
-                self.hosts[id].start_guest(self.now, generation, self.plan.power_off_exit);
+                self.hosts[id].start_guest(self.now, generation, clock, self.plan.power_off_exit);
                 self.flush(id);
                 self.wake_processor(id, 0);
             }

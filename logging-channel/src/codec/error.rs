@@ -49,6 +49,14 @@ pub enum Fault {
     /// A longer or redundant form where a shorter one exists.
     #[error("{0} is not in its shortest form")]
     NotCanonical(&'static str),
+    /// A Hello of another version of the protocol, whose bytes mean something else.
+    #[error("the peer speaks protocol {theirs}, this side {ours}: use one version on both hosts")]
+    OtherProtocol {
+        /// This side's.
+        ours: u32,
+        /// The peer's.
+        theirs: u32,
+    },
     /// Bytes after the end.
     #[error("{0} bytes follow the end")]
     TrailingBytes(usize),

@@ -6,15 +6,18 @@ use super::batch::{BatchDecoder, BatchEncoder, Pushed, decode_records};
 use super::error::{DecodeError, EncodeError, Fault};
 use super::leaf::{self, Input};
 use super::wire::check_text;
+use crate::clock_agreement::ClockOffer;
 use crate::frame::{self, Frame, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX};
-use crate::message::{Ack, Goodbye, Heartbeat, Hello, Identity, Message, Refused, Welcome};
+use crate::message::{
+    Ack, Goodbye, Heartbeat, Hello, Identity, Message, PROTOCOL_VERSION, Refused, Welcome,
+};
 use crate::record::{ClockKind, LogIndex, Record, limits::TEXT_BYTES_MAX};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-// Hello has the most texts: holder, vm, cpu_model and cmdline.
+// Hello has the most texts: holder, vm, cpu_model, cmdline and why there is no counter.
 const _: () = assert!(
-    4 * TEXT_BYTES_MAX + 1_024 <= PAYLOAD_BYTES_MAX,
+    5 * TEXT_BYTES_MAX + 1_024 <= PAYLOAD_BYTES_MAX,
     "texts fit one frame"
 );
 
@@ -41,7 +44,10 @@ pub fn decode_message(frame: Frame<'_>) -> Result<Message, DecodeError> {
     let mut input = Input::new(frame.payload);
     let message = match frame.kind {
         FrameKind::Log => return decode_records(frame.payload).map(Message::Log),
-        FrameKind::Hello => Message::Hello(input.leaf::<WireHello<'_>>("hello")?.into_live()?),
+        FrameKind::Hello => {
+            check_protocol(frame.payload)?;
+            Message::Hello(input.leaf::<WireHello<'_>>("hello")?.into_live()?)
+        }
         FrameKind::Welcome => {
             Message::Welcome(input.leaf::<WireWelcome<'_>>("welcome")?.into_live()?)
         }
@@ -59,6 +65,15 @@ pub fn decode_message(frame: Frame<'_>) -> Result<Message, DecodeError> {
     };
     input.finish()?;
     Ok(message)
+}
+
+/// Names a peer of another version before its bytes are read as if they were of this one.
+fn check_protocol(hello: &[u8]) -> Result<(), DecodeError> {
+    let (ours, theirs) = (PROTOCOL_VERSION, Input::new(hello).leaf("hello")?);
+    match ours == theirs {
+        true => Ok(()),
+        false => Input::fail(0, Fault::OtherProtocol { ours, theirs }),
+    }
 }
 
 /// The kind of frame that carries `message`.
@@ -196,7 +211,6 @@ impl EncodedLog {
 #[derive(Debug, Serialize, Deserialize)]
 struct WireIdentity<'a> {
     vm: &'a str,
-    clock: ClockKind,
     cpu_model: &'a str,
     memory_bytes: u64,
     kernel_sha256: [u8; 32],
@@ -211,6 +225,40 @@ struct WireHello<'a> {
     holder: &'a str,
     #[serde(borrow)]
     identity: WireIdentity<'a>,
+    #[serde(borrow)]
+    clocks: WireClockOffer<'a>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum WireClockOffer<'a> {
+    Only(ClockKind),
+    Either,
+    NoCounter(&'a str),
+}
+
+impl<'a> WireClockOffer<'a> {
+    fn from_live(offer: &'a ClockOffer) -> Self {
+        match offer {
+            ClockOffer::Only(kind) => Self::Only(*kind),
+            ClockOffer::Either => Self::Either,
+            ClockOffer::NoCounter(why) => Self::NoCounter(why),
+        }
+    }
+
+    fn into_live(self) -> ClockOffer {
+        match self {
+            Self::Only(kind) => ClockOffer::Only(kind),
+            Self::Either => ClockOffer::Either,
+            Self::NoCounter(why) => ClockOffer::NoCounter(why.to_owned()),
+        }
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        match self {
+            Self::Only(_) | Self::Either => Ok(()),
+            Self::NoCounter(why) => check_text("no counter", why),
+        }
+    }
 }
 
 impl<'a> WireHello<'a> {
@@ -221,7 +269,6 @@ impl<'a> WireHello<'a> {
             holder: &hello.holder,
             identity: WireIdentity {
                 vm: &identity.vm,
-                clock: identity.clock,
                 cpu_model: &identity.cpu_model,
                 memory_bytes: identity.memory_bytes,
                 kernel_sha256: identity.kernel_sha256,
@@ -229,6 +276,7 @@ impl<'a> WireHello<'a> {
                 cmdline: &identity.cmdline,
                 mac: identity.mac,
             },
+            clocks: WireClockOffer::from_live(&hello.clocks),
         };
         wire.check()?;
         Ok(wire)
@@ -242,7 +290,6 @@ impl<'a> WireHello<'a> {
             holder: self.holder.to_owned(),
             identity: Identity {
                 vm: identity.vm.to_owned(),
-                clock: identity.clock,
                 cpu_model: identity.cpu_model.to_owned(),
                 memory_bytes: identity.memory_bytes,
                 kernel_sha256: identity.kernel_sha256,
@@ -250,6 +297,7 @@ impl<'a> WireHello<'a> {
                 cmdline: identity.cmdline.to_owned(),
                 mac: identity.mac,
             },
+            clocks: self.clocks.into_live(),
         })
     }
 
@@ -257,7 +305,8 @@ impl<'a> WireHello<'a> {
         check_text("holder", self.holder)?;
         check_text("vm", self.identity.vm)?;
         check_text("cpu_model", self.identity.cpu_model)?;
-        check_text("cmdline", self.identity.cmdline)
+        check_text("cmdline", self.identity.cmdline)?;
+        self.clocks.check()
     }
 }
 
@@ -266,25 +315,35 @@ struct WireWelcome<'a> {
     holder: &'a str,
     generation: u64,
     first_index: u64,
+    #[serde(borrow)]
+    clocks: WireClockOffer<'a>,
 }
 
 impl<'a> WireWelcome<'a> {
     fn from_live(welcome: &'a Welcome) -> Result<Self, Fault> {
-        check_text("holder", &welcome.holder)?;
-        Ok(Self {
+        let wire = Self {
             holder: &welcome.holder,
             generation: welcome.generation,
             first_index: welcome.first_index.0,
-        })
+            clocks: WireClockOffer::from_live(&welcome.clocks),
+        };
+        wire.check()?;
+        Ok(wire)
     }
 
     fn into_live(self) -> Result<Welcome, DecodeError> {
-        check_text("holder", self.holder).map_err(whole)?;
+        self.check().map_err(whole)?;
         Ok(Welcome {
             holder: self.holder.to_owned(),
             generation: self.generation,
             first_index: LogIndex(self.first_index),
+            clocks: self.clocks.into_live(),
         })
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        check_text("holder", self.holder)?;
+        self.clocks.check()
     }
 }
 

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 fn identity() -> Identity {
     Identity {
         vm: "vm".into(),
-        clock: ClockKind::Branches,
         cpu_model: "understudy-v1".into(),
         memory_bytes: 256 << 20,
         kernel_sha256: [0x11; 32],
@@ -20,14 +19,16 @@ fn one_of_each_message() -> Vec<Message> {
     let (item, ours, theirs) = ("cmdline".into(), "quiet".into(), "loud".into());
     vec![
         Message::Hello(Hello {
-            protocol: 1,
+            protocol: PROTOCOL_VERSION,
             holder: "b".into(),
             identity: identity(),
+            clocks: ClockOffer::NoCounter("skid".into()),
         }),
         Message::Welcome(Welcome {
             holder: "a".into(),
             generation: 1,
             first_index: LogIndex(0),
+            clocks: ClockOffer::Only(ClockKind::Branches),
         }),
         Message::Refused(Refused { item, ours, theirs }),
         Message::Log(timers(3, 2)),
@@ -53,13 +54,13 @@ fn decode(frame: &[u8]) -> Message {
 fn golden_bytes_of_every_message() {
     let golden = [
         concat!(
-            "a10166000006111d6dee",
-            "01016202766d010d756e64657273747564792d7631fc00000010",
+            "a1016b000097304728ea",
+            "02016202766d0d756e64657273747564792d7631fc00000010",
             "1111111111111111111111111111111111111111111111111111111111111111",
             "2222222222222222222222222222222222222222222222222222222222222222",
-            "057175696574020000000001",
+            "0571756965740200000000010204736b6964",
         ),
-        "a1020400002fd109a1bb01610100",
+        "a102060000f9652f2fa6016101000001",
         "a1031300008d0745c9d407636d646c696e65057175696574046c6f7564",
         "a10412000084c5e54f99033c00fb30750001efbe002801efbefb1027",
         "a105090000dc163c7d4cfb2c01c8fc70110100",
@@ -88,9 +89,10 @@ fn texts_are_bounded_both_ways() {
     let mut identity = identity();
     identity.cmdline = "x".repeat(TEXT_BYTES_MAX + 1);
     let hello = Hello {
-        protocol: 1,
+        protocol: PROTOCOL_VERSION,
         holder: "b".into(),
         identity,
+        clocks: ClockOffer::Either,
     };
     let error = encode_message(&Message::Hello(hello)).expect_err("too long");
     assert_eq!(
@@ -106,6 +108,7 @@ fn texts_are_bounded_both_ways() {
             holder,
             generation: 1,
             first_index: 0,
+            clocks: WireClockOffer::Either,
         },
     );
     let welcome = Frame {
@@ -117,6 +120,17 @@ fn texts_are_bounded_both_ways() {
         error.to_string(),
         "at payload byte 0: holder of 4097 bytes is longer than 4096"
     );
+}
+
+#[test]
+fn a_hello_of_another_protocol_is_named_before_it_is_read() {
+    let (ours, theirs) = (PROTOCOL_VERSION, 1);
+    let old = Frame {
+        kind: FrameKind::Hello,
+        payload: &[1, 1, b'b', 0xff],
+    };
+    let fault = Fault::OtherProtocol { ours, theirs };
+    assert_eq!(decode_message(old), Err(DecodeError { offset: 0, fault }));
 }
 
 #[test]

@@ -10,7 +10,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CloseReason, message_name};
+use super::{CloseReason, message_name, settle_clock};
+use crate::clock_agreement::{ClockAgreement, ClockOffer};
 use crate::host_time::HostTime;
 use crate::message::{
     Ack, Goodbye, Heartbeat, Hello, Identity, Message, PROTOCOL_VERSION, Refused, Welcome,
@@ -25,6 +26,8 @@ pub struct BackupConfig {
     pub holder: String,
     /// What we would run.
     pub identity: Identity,
+    /// What we can run it on.
+    pub clocks: ClockOffer,
     /// Time between heartbeats.
     pub heartbeat_interval_ns: u64,
 }
@@ -54,8 +57,8 @@ pub enum BackupEvent {
 pub enum BackupCommand {
     /// Send this.
     Send(Message),
-    /// We are the backup of this primary.
-    Accepted(Welcome),
+    /// We are the backup of this primary, on this clock.
+    Accepted(Welcome, ClockAgreement),
     /// The primary runs something else.
     RefusedByPeer(Refused),
     /// Records, to be kept before the next command is carried out.
@@ -124,6 +127,7 @@ impl BackupSession {
                 protocol: PROTOCOL_VERSION,
                 holder: self.config.holder.clone(),
                 identity: self.config.identity.clone(),
+                clocks: self.config.clocks.clone(),
             }))),
             BackupEvent::Received(message) => {
                 if let Err(reason) = self.received(message, &mut out) {
@@ -173,16 +177,15 @@ impl BackupSession {
                 if welcome.first_index != LogIndex(0) {
                     return Err(CloseReason::NotFromStart(welcome.first_index.0));
                 }
+                // A primary that welcomes us on a clock that we have not is none that we can follow.
+                let clock = settle_clock(&welcome.clocks, &self.config.clocks)
+                    .map_err(|refused| CloseReason::from(&refused))?;
                 self.state = State::Established;
-                out.push(BackupCommand::Accepted(welcome));
+                out.push(BackupCommand::Accepted(welcome, clock));
                 Ok(())
             }
             (State::AwaitingWelcome, Message::Refused(refused)) => {
-                let reason = CloseReason::IdentityDiffers {
-                    item: refused.item.clone(),
-                    ours: refused.ours.clone(),
-                    theirs: refused.theirs.clone(),
-                };
+                let reason = CloseReason::from(&refused);
                 out.push(BackupCommand::RefusedByPeer(refused));
                 Err(reason)
             }
@@ -244,11 +247,13 @@ mod tests {
     use super::super::testing::{at, hello, identity, timer};
     use super::*;
     use crate::pointers::PointerError;
+    use crate::record::ClockKind;
 
     fn new_session() -> BackupSession {
         let config = BackupConfig {
             holder: "b".into(),
             identity: identity(),
+            clocks: ClockOffer::Either,
             heartbeat_interval_ns: 20_000_000,
         };
         BackupSession::new(config, at(0))
@@ -259,7 +264,13 @@ mod tests {
             holder: "a".into(),
             generation: 1,
             first_index: LogIndex(0),
+            clocks: ClockOffer::Either,
         }
+    }
+
+    fn accepted(welcome: Welcome) -> BackupCommand {
+        let clock = settle_clock(&welcome.clocks, &ClockOffer::Either).expect("both auto");
+        BackupCommand::Accepted(welcome, clock)
     }
 
     fn receive(session: &mut BackupSession, message: Message) -> Vec<BackupCommand> {
@@ -269,7 +280,7 @@ mod tests {
     fn established() -> BackupSession {
         let mut session = new_session();
         let commands = receive(&mut session, Message::Welcome(welcome()));
-        assert_eq!(commands, [BackupCommand::Accepted(welcome())]);
+        assert_eq!(commands, [accepted(welcome())]);
         session
     }
 
@@ -361,6 +372,40 @@ mod tests {
                 })
             ]
         );
+    }
+
+    #[test]
+    fn the_clock_is_what_both_offers_make_it() {
+        let with_one = Welcome {
+            clocks: ClockOffer::NoCounter("none here".into()),
+            ..welcome()
+        };
+        let commands = receive(&mut new_session(), Message::Welcome(with_one.clone()));
+        let [BackupCommand::Accepted(taken, clock)] = &commands[..] else {
+            panic!("{commands:?}");
+        };
+        assert_eq!((taken, clock.kind), (&with_one, ClockKind::Exits));
+        assert!(clock.why.contains("none here"), "{}", clock.why);
+    }
+
+    #[test]
+    fn a_welcome_to_a_clock_that_we_have_not_closes() {
+        let mut session = new_session();
+        session.config.clocks = ClockOffer::NoCounter("none".into());
+        let fixed = Welcome {
+            clocks: ClockOffer::Only(ClockKind::Branches),
+            ..welcome()
+        };
+        let reason = CloseReason::IdentityDiffers {
+            item: "clock".into(),
+            ours: "branches".into(),
+            theirs: "auto without a counter (none)".into(),
+        };
+        assert_eq!(
+            receive(&mut session, Message::Welcome(fixed)),
+            [BackupCommand::Close(reason)]
+        );
+        assert!(!session.is_established());
     }
 
     #[test]

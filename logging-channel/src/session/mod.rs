@@ -20,6 +20,7 @@
 pub mod backup;
 pub mod primary;
 
+use crate::clock_agreement::{ClockAgreement, ClockOffer, agree};
 use crate::message::{Hello, Identity, PROTOCOL_VERSION, Refused};
 use crate::pointers::PointerError;
 
@@ -88,18 +89,13 @@ fn hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn compare(ours: &Identity, hello: &Hello) -> Option<Refused> {
     let theirs = &hello.identity;
-    let items: [(&str, String, String); 9] = [
+    let items: [(&str, String, String); 8] = [
         (
             "protocol",
             PROTOCOL_VERSION.to_string(),
             hello.protocol.to_string(),
         ),
         ("vm", ours.vm.clone(), theirs.vm.clone()),
-        (
-            "clock",
-            format!("{:?}", ours.clock),
-            format!("{:?}", theirs.clock),
-        ),
         (
             "cpu_model",
             ours.cpu_model.clone(),
@@ -133,17 +129,39 @@ pub fn compare(ours: &Identity, hello: &Hello) -> Option<Refused> {
         })
 }
 
+/// What the pair runs on; refused when one side insists on a clock that the other has not.
+///
+/// # Errors
+/// The refusal that the primary sends, in its own view.
+pub fn settle_clock(primary: &ClockOffer, backup: &ClockOffer) -> Result<ClockAgreement, Refused> {
+    agree(primary, backup).ok_or_else(|| Refused {
+        item: "clock".to_owned(),
+        ours: primary.to_string(),
+        theirs: backup.to_string(),
+    })
+}
+
+impl From<&Refused> for CloseReason {
+    fn from(refused: &Refused) -> Self {
+        Self::IdentityDiffers {
+            item: refused.item.clone(),
+            ours: refused.ours.clone(),
+            theirs: refused.theirs.clone(),
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
+    use crate::clock_agreement::ClockOffer;
     use crate::execution_point::ExecutionPoint;
     use crate::host_time::{GuestTime, HostTime};
     use crate::message::{Hello, Identity, PROTOCOL_VERSION};
-    use crate::record::{ClockKind, LogIndex, Record, RecordBody};
+    use crate::record::{LogIndex, Record, RecordBody};
 
     pub(crate) fn identity() -> Identity {
         Identity {
             vm: "web".into(),
-            clock: ClockKind::Exits,
             cpu_model: "understudy-v1".into(),
             memory_bytes: 64 << 20,
             kernel_sha256: [1; 32],
@@ -158,6 +176,7 @@ pub(crate) mod testing {
             protocol: PROTOCOL_VERSION,
             holder: "b".into(),
             identity: identity(),
+            clocks: ClockOffer::Either,
         }
     }
 
@@ -211,11 +230,8 @@ mod tests {
     #[test]
     fn every_item_of_the_identity_counts() {
         type Change = fn(&mut Hello);
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 7] = [
             ("vm", |h| h.identity.vm.push('x')),
-            ("clock", |h| {
-                h.identity.clock = crate::record::ClockKind::Branches
-            }),
             ("cpu_model", |h| h.identity.cpu_model.push('x')),
             ("memory_bytes", |h| h.identity.memory_bytes += 1),
             ("kernel_sha256", |h| h.identity.kernel_sha256[31] ^= 1),

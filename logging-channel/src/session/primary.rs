@@ -10,7 +10,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CloseReason, compare, message_name};
+use super::{CloseReason, compare, message_name, settle_clock};
+use crate::clock_agreement::{ClockAgreement, ClockOffer};
 use crate::flow::{Flow, FlowConfig, weight_bytes};
 use crate::host_time::HostTime;
 use crate::message::{Ack, Goodbye, Heartbeat, Hello, Identity, Message, Welcome};
@@ -30,6 +31,8 @@ pub struct PrimaryConfig {
     pub holder: String,
     /// What we run.
     pub identity: Identity,
+    /// What we can run it on; only its own clock once the guest runs.
+    pub clocks: ClockOffer,
     /// Generation under which we run.
     pub generation: u64,
     /// Time between heartbeats.
@@ -63,8 +66,13 @@ pub enum PrimaryEvent {
 pub enum PrimaryCommand {
     /// Send this.
     Send(Message),
-    /// A backup with this name is welcome: records may be made.
-    Welcomed(String),
+    /// A backup is welcome: records may be made.
+    Welcomed {
+        /// Its name.
+        holder: String,
+        /// What the pair runs on.
+        clock: ClockAgreement,
+    },
     /// The backup's pointers moved.
     Acknowledged(Ack),
     /// The backup ends the session.
@@ -210,22 +218,27 @@ impl PrimarySession {
     }
 
     fn welcome(&mut self, hello: Hello, out: &mut Vec<PrimaryCommand>) -> Result<(), CloseReason> {
-        if let Some(refused) = compare(&self.config.identity, &hello) {
-            let reason = CloseReason::IdentityDiffers {
-                item: refused.item.clone(),
-                ours: refused.ours.clone(),
-                theirs: refused.theirs.clone(),
-            };
-            out.push(PrimaryCommand::Send(Message::Refused(refused)));
-            return Err(reason);
-        }
+        let settled = match compare(&self.config.identity, &hello) {
+            Some(refused) => Err(refused),
+            None => settle_clock(&self.config.clocks, &hello.clocks),
+        };
+        let clock = match settled {
+            Ok(clock) => clock,
+            Err(refused) => {
+                let reason = CloseReason::from(&refused);
+                out.push(PrimaryCommand::Send(Message::Refused(refused)));
+                return Err(reason);
+            }
+        };
         self.state = State::Established;
         out.push(PrimaryCommand::Send(Message::Welcome(Welcome {
             holder: self.config.holder.clone(),
             generation: self.config.generation,
             first_index: LogIndex(0),
+            clocks: self.config.clocks.clone(),
         })));
-        out.push(PrimaryCommand::Welcomed(hello.holder));
+        let holder = hello.holder;
+        out.push(PrimaryCommand::Welcomed { holder, clock });
         Ok(())
     }
 
@@ -282,11 +295,13 @@ mod tests {
     use super::*;
     use crate::message::Refused;
     use crate::pointers::PointerError;
+    use crate::record::ClockKind;
 
     fn config() -> PrimaryConfig {
         PrimaryConfig {
             holder: "a".into(),
             identity: identity(),
+            clocks: ClockOffer::Either,
             generation: 1,
             heartbeat_interval_ns: 20_000_000,
             flow: FlowConfig::default(),
@@ -319,12 +334,17 @@ mod tests {
             holder: "a".into(),
             generation: 1,
             first_index: LogIndex(0),
+            clocks: ClockOffer::Either,
         };
+        let clock = settle_clock(&ClockOffer::Either, &ClockOffer::Either).expect("both auto");
         assert_eq!(
             receive(&mut session, Message::Hello(hello())),
             [
                 PrimaryCommand::Send(Message::Welcome(welcome)),
-                PrimaryCommand::Welcomed("b".into())
+                PrimaryCommand::Welcomed {
+                    holder: "b".into(),
+                    clock
+                }
             ]
         );
     }
@@ -354,6 +374,52 @@ mod tests {
             receive(&mut session, Message::Hello(hello)),
             [],
             "closed is closed"
+        );
+    }
+
+    /// What a primary with `ours` makes of a backup with `theirs`: the clock, or both in words.
+    fn settled(ours: ClockOffer, theirs: ClockOffer) -> Result<ClockKind, (String, String)> {
+        let mut config = config();
+        config.clocks = ours;
+        let mut session = PrimarySession::new(config, at(0));
+        let mut hello = hello();
+        hello.clocks = theirs;
+        match &receive(&mut session, Message::Hello(hello))[..] {
+            [
+                PrimaryCommand::Send(Message::Welcome(_)),
+                PrimaryCommand::Welcomed { clock, .. },
+            ] => Ok(clock.kind),
+            [
+                PrimaryCommand::Send(Message::Refused(refused)),
+                PrimaryCommand::Close(CloseReason::IdentityDiffers { item, ours, theirs }),
+            ] => {
+                assert_eq!((item.as_str(), &refused.item), ("clock", item));
+                Err((ours.clone(), theirs.clone()))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn hosts_that_differ_agree_on_the_exit_clock() {
+        let none = || ClockOffer::NoCounter("none".into());
+        assert_eq!(settled(ClockOffer::Either, none()), Ok(ClockKind::Exits));
+        assert_eq!(settled(none(), ClockOffer::Either), Ok(ClockKind::Exits));
+        let both = settled(ClockOffer::Either, ClockOffer::Either);
+        assert_eq!(both, Ok(ClockKind::Branches));
+    }
+
+    #[test]
+    fn a_setting_that_the_other_side_cannot_meet_is_refused_by_name() {
+        let only = ClockOffer::Only;
+        let none = ClockOffer::NoCounter("none".into());
+        assert_eq!(
+            settled(only(ClockKind::Branches), none),
+            Err(("branches".into(), "auto without a counter (none)".into()))
+        );
+        assert_eq!(
+            settled(only(ClockKind::Exits), only(ClockKind::Branches)),
+            Err(("exits".into(), "branches".into()))
         );
     }
 
@@ -422,6 +488,7 @@ mod tests {
                     holder: "x".into(),
                     generation: 9,
                     first_index: LogIndex(0),
+                    clocks: ClockOffer::Either,
                 }),
                 "Welcome",
             ),

@@ -35,7 +35,6 @@ pub struct Guest {
 pub fn identity() -> Identity {
     Identity {
         vm: String::new(),
-        clock: ClockKind::Exits,
         cpu_model: String::new(),
         memory_bytes: 1,
         kernel_sha256: [0; 32],
@@ -50,7 +49,7 @@ fn start(generation: u64) -> RecordBody {
     RecordBody::Start(Box::new(Start {
         vm: identity.vm,
         generation,
-        clock: identity.clock,
+        clock: ClockKind::Exits,
         cpu_model: identity.cpu_model,
         memory_bytes: identity.memory_bytes,
         kernel_sha256: identity.kernel_sha256,

@@ -5,9 +5,11 @@
 use crate::guest::{Guest, identity};
 use crate::relative::Relative;
 use crate::sabotage::Sabotage;
+use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
 use logging_channel::host_time::HostTime;
+use logging_channel::record::ClockKind;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use vmm::replication::engine::{Emitted, Offer};
@@ -122,6 +124,7 @@ impl Host {
             part,
             holder: holder(id, run, sabotage),
             identity: identity(),
+            clocks: ClockOffer::Only(ClockKind::Exits),
             detector: DetectorConfig {
                 heartbeat_interval_ns: 2 * UNIT_NS,
                 timeout_ns: 6 * UNIT_NS,

@@ -111,7 +111,7 @@ impl Stepper<'_> {
 
     fn command(&mut self, id: usize, command: NodeCommand) {
         match command {
-            NodeCommand::Send(message) => self.send(id, Parcel::Message(message)),
+            NodeCommand::Send(message) => self.send(id, Parcel::Message(Box::new(message))),
             NodeCommand::CloseLink { .. } => self.close(id),
             NodeCommand::Claim { expected, new } => self.claim(id, expected, new),
             NodeCommand::Release(output) => self.release(id, &output),
@@ -123,7 +123,7 @@ impl Stepper<'_> {
                     offers.push_back(offer);
                 }
             }
-            NodeCommand::StartGuest { generation } => {
+            NodeCommand::StartGuest { generation, .. } => {
                 self.world.guests_started += 1;
                 if self.world.guests_started > 1 {
                     self.world.breaks(Broken::OneExecutor);
@@ -186,8 +186,8 @@ impl Stepper<'_> {
             return;
         }
         let idle = matches!(
-            parcel,
-            Parcel::Message(Message::Heartbeat(_) | Message::Ack(_))
+            &parcel,
+            Parcel::Message(message) if matches!(**message, Message::Heartbeat(_) | Message::Ack(_))
         );
         if !(idle && towards.queue.back() == Some(&parcel)) {
             towards.queue.push_back(parcel);
@@ -209,7 +209,7 @@ impl Stepper<'_> {
         };
         let link = &mut self.world.links[link];
         match link.towards[end].queue.pop_front() {
-            Some(Parcel::Message(message)) => self.node(id, NodeEvent::PeerMessage(message)),
+            Some(Parcel::Message(message)) => self.node(id, NodeEvent::PeerMessage(*message)),
             Some(Parcel::End) => {
                 link.open[end] = false;
                 self.node(id, NodeEvent::PeerDisconnected);

@@ -30,7 +30,7 @@ pub struct Bounds {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Parcel {
     /// A message.
-    Message(Message),
+    Message(Box<Message>),
     /// The connection is closed behind what came before.
     End,
 }

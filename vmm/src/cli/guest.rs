@@ -4,6 +4,7 @@
 
 use super::exit::{Exit, Failure};
 use clap::Args;
+use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::record::{ClockKind, EndReason};
 use std::future::Future;
 use std::io::Read;
@@ -127,22 +128,17 @@ where
 {
     let (publish, status) = watch::channel(None);
     let (stop, stopped) = mpsc::channel(1);
-    let (clock, margin) = clock_of(config.clock)?;
+    let (clocks, margin) = clocks_of(config.clock)?;
     let options = RunOptions {
         host: holder_name()?,
-        clock,
+        clocks,
         margin,
         status: publish,
         stop: stopped,
     };
     let socket = ControlSocket::bind(&config.control_socket).await?;
     let vm = config.vm.name.as_str().to_owned();
-    let about = About {
-        vm,
-        part,
-        clock,
-        margin,
-    };
+    let about = About { vm, part, margin };
     let serving = socket.serve(move || document(&about, &status), stop.clone());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -157,7 +153,7 @@ where
             let _ = stop.try_send(());
         }
     };
-    tracing::info!(vm = config.vm.name.as_str(), part, clock = ?options.clock, "starting");
+    tracing::info!(vm = config.vm.name.as_str(), part, clocks = %options.clocks, "starting");
     let end = tokio::select! {
         end = start(options) => end?,
         () = serving => unreachable_end(),
@@ -175,23 +171,21 @@ fn unreachable_end() -> NodeEnd {
 struct About {
     vm: String,
     part: &'static str,
-    clock: ClockKind,
     margin: u64,
 }
 
 /// What `status` answers.
 fn document(about: &About, status: &watch::Receiver<Option<NodeStatus>>) -> serde_json::Value {
-    let clock = match about.clock {
-        ClockKind::Exits => "exits",
-        ClockKind::Branches => "branches",
-    };
+    let status = status.borrow();
+    let node = status.as_ref();
     serde_json::json!({
         "vm": about.vm,
         "part": about.part,
         "pid": std::process::id(),
-        "clock": clock,
+        "clock": node.and_then(|node| node.clock.as_deref()),
+        "clock_why": node.and_then(|node| node.clock_why.as_deref()),
         "margin_branches": about.margin,
-        "node": *status.borrow(),
+        "node": node,
     })
 }
 
@@ -230,17 +224,20 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
     Err(Failure::new(exit, reason).remedy(remedy))
 }
 
-/// Which clock this run uses, and the margin of its landings in branches (0 on the exit clock). The
-/// branch clock is proven on this host each time, which takes about a second.
-fn clock_of(choice: ClockChoice) -> Result<(ClockKind, u64), Failure> {
+/// Which clocks this side can run on, and the margin of its landings in branches (0 without a
+/// counter). The branch clock is proven on this host each time, which takes about a second.
+fn clocks_of(choice: ClockChoice) -> Result<(ClockOffer, u64), Failure> {
     match choice {
-        ClockChoice::Exits => Ok((ClockKind::Exits, 0)),
-        ClockChoice::Branches => Ok((ClockKind::Branches, branch_clock_margin()?)),
+        ClockChoice::Exits => Ok((ClockOffer::Only(ClockKind::Exits), 0)),
+        ClockChoice::Branches => {
+            let margin = branch_clock_margin()?;
+            Ok((ClockOffer::Only(ClockKind::Branches), margin))
+        }
         ClockChoice::Auto => match doctor::branch_clock_margin() {
-            Ok(margin) => Ok((ClockKind::Branches, margin)),
+            Ok(margin) => Ok((ClockOffer::Either, margin)),
             Err(why) => {
-                tracing::info!(%why, "the exit clock it is: the branch clock cannot be trusted here");
-                Ok((ClockKind::Exits, 0))
+                tracing::info!(%why, "the branch clock cannot be trusted here");
+                Ok((ClockOffer::no_counter(&why), 0))
             }
         },
     }

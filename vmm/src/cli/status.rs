@@ -118,9 +118,9 @@ fn ask(path: &Path, request: Request) -> Result<Answer, Failure> {
 fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
     let of = |key: &str| document[key].as_str().unwrap_or("?").to_owned();
     let started_as = format!("{} (process {})", of("part"), document["pid"]);
-    let clock = match document["margin_branches"].as_u64() {
-        Some(margin) if margin > 0 => format!("{}, margin {margin} branches", of("clock")),
-        _ => of("clock"),
+    let clock = match document["clock"].as_str() {
+        Some(clock) => clock_line(clock, document),
+        None => "not settled yet".to_owned(),
     };
     let mut facts = vec![
         ("vm", of("vm")),
@@ -141,6 +141,18 @@ fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
         let _ = writeln!(text, "{name:<14} {value}");
     }
     Ok(text)
+}
+
+fn clock_line(clock: &str, document: &serde_json::Value) -> String {
+    let mut line = clock.to_owned();
+    let margin = document["margin_branches"].as_u64();
+    if let ("branches", Some(margin)) = (clock, margin) {
+        let _ = write!(line, ", margin {margin} branches");
+    }
+    if let Some(why) = document["clock_why"].as_str() {
+        let _ = write!(line, " ({why})");
+    }
+    line
 }
 
 fn facts_of(node: &NodeStatus) -> Vec<(&'static str, String)> {

@@ -74,11 +74,11 @@ pub(super) struct Guest {
 }
 
 impl Blueprint {
-    /// Reads the images that `config` names. `clock` and `margin` are what this host can do.
+    /// Reads the images that `config` names. `margin` is that of this host's landings.
     ///
     /// # Errors
     /// When an image cannot be read or the command line is not allowed.
-    pub(super) fn read(config: &Config, clock: ClockKind, margin: u64) -> Result<Self, GuestError> {
+    pub(super) fn read(config: &Config, margin: u64) -> Result<Self, GuestError> {
         let kernel = read(&config.vm.kernel)?;
         let initramfs = config
             .vm
@@ -89,7 +89,6 @@ impl Blueprint {
             .map_err(BootError::from)?;
         let identity = Identity {
             vm: config.vm.name.as_str().to_owned(),
-            clock,
             cpu_model: cpuid::CPU_MODEL.to_owned(),
             memory_bytes: config.vm.memory_mib << 20,
             kernel_sha256: Sha256::digest(&kernel).into(),
@@ -119,18 +118,18 @@ impl Blueprint {
         &self.identity
     }
 
-    /// The Start record of a new run.
+    /// The Start record of a new run on `clock`.
     ///
     /// # Errors
     /// When the host has no random bytes.
-    pub(super) fn start(&self, generation: u64) -> Result<Start, GuestError> {
+    pub(super) fn start(&self, generation: u64, clock: ClockKind) -> Result<Start, GuestError> {
         let i = &self.identity;
         let mut rng_seed = [0; 32];
         fill_random(&mut rng_seed).map_err(GuestError::Random)?;
         Ok(Start {
             vm: i.vm.clone(),
             generation,
-            clock: i.clock,
+            clock,
             cpu_model: i.cpu_model.clone(),
             memory_bytes: i.memory_bytes,
             kernel_sha256: i.kernel_sha256,

@@ -18,7 +18,7 @@ use crate::replication::node::{
 };
 use logging_channel::host_time::HostTime;
 use logging_channel::message::Message;
-use logging_channel::record::{EndReason, OutputDevice};
+use logging_channel::record::{ClockKind, EndReason, OutputDevice};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, watch};
 
@@ -43,8 +43,8 @@ pub enum NodeEnd {
 /// Asks the arbiter; the answer comes back through the sender.
 pub(super) type Claimant = Box<dyn Fn(u64, u64, mpsc::Sender<ArbiterReply>) + Send>;
 
-/// Starts the vCPU thread of a primary under a generation.
-pub(super) type StartGuest = Box<dyn FnMut(u64) + Send>;
+/// Starts the vCPU thread of a primary under a generation, on a clock.
+pub(super) type StartGuest = Box<dyn FnMut(u64, ClockKind) + Send>;
 
 /// Everything around the node.
 pub(super) struct Ports {
@@ -54,8 +54,6 @@ pub(super) struct Ports {
     pub(super) offers: std::sync::mpsc::Sender<Offer>,
     /// Gets the vCPU out of the guest, once it exists.
     pub(super) kicker: Arc<OnceLock<Kicker>>,
-    /// Whether input is worth a kick (branch clock): with the exit clock it waits for an exit.
-    pub(super) kick_on_input: bool,
     /// From the vCPU thread.
     pub(super) vcpu: mpsc::Receiver<VcpuReport>,
     /// From the link.
@@ -247,8 +245,9 @@ impl NodeTask {
         self.kick_for_input();
     }
 
+    /// Input is worth a kick on the branch clock; with the exit clock it waits for an exit.
     fn kick_for_input(&self) {
-        if self.ports.kick_on_input {
+        if self.node.clock() == Some(ClockKind::Branches) {
             self.kick();
         }
     }
@@ -283,11 +282,11 @@ impl NodeTask {
             }
             NodeCommand::Release(output) => self.release(output),
             NodeCommand::Engine(offer) => self.engine(offer),
-            NodeCommand::StartGuest { generation } => {
+            NodeCommand::StartGuest { generation, clock } => {
                 self.recording = true;
                 // An earlier life of this guest may have ended on the other host.
                 self.ports.network.announce();
-                (self.ports.start_guest)(generation);
+                (self.ports.start_guest)(generation, clock);
             }
             NodeCommand::Announce => {
                 self.recording = true;

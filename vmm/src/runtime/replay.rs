@@ -205,7 +205,7 @@ impl Replay {
         };
         let clock_kind = start.clock;
         let landing = options.landing;
-        let guest = Blueprint::read(options.config, clock_kind, landing.margin)?
+        let guest = Blueprint::read(options.config, landing.margin)?
             .sabotaged(landing.counter_lies_after)
             .build(start)?;
         let no_entropy: EntropySource = Box::new(|_| Vec::new());

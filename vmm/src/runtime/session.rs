@@ -19,6 +19,7 @@ use crate::replication::go_live::RetryConfig;
 use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
 use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
 use arbiter::register::{Holder, Invalid};
+use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::record::{ClockKind, RecordBody, Start};
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
@@ -83,8 +84,8 @@ pub enum RuntimeError {
 pub struct RunOptions {
     /// This host's name at the arbiter; a number unique to the process is added.
     pub host: String,
-    /// Clock that this host was found fit for.
-    pub clock: ClockKind,
+    /// Clocks that this host was found fit for and may use.
+    pub clocks: ClockOffer,
     /// Skid margin of the branch clock, in branches.
     pub margin: u64,
     /// Where the status is published.
@@ -168,7 +169,7 @@ async fn start(
 ) -> Result<NodeEnd, RuntimeError> {
     let clock = HostClock::start();
     let nice = rustix::process::getpriority_process(None).unwrap_or_default();
-    let blueprint = Arc::new(Blueprint::read(config, options.clock, options.margin)?);
+    let blueprint = Arc::new(Blueprint::read(config, options.margin)?);
     let node = Node::new(node_config(config, &options, part, &blueprint)?);
     let (typed_sender, typed) = mpsc::unbounded_channel();
     let (offers, offered) = std::sync::mpsc::channel();
@@ -191,7 +192,6 @@ async fn start(
         clock,
         offers,
         kicker,
-        kick_on_input: options.clock == ClockKind::Branches,
         vcpu,
         link,
         reconnect,
@@ -200,8 +200,8 @@ async fn start(
         typed,
         log: log(config, clock)?,
         claimant,
-        start_guest: Box::new(move |generation| {
-            if let Err(error) = spawn(vcpu_start.take(), Some(generation)) {
+        start_guest: Box::new(move |generation, clock| {
+            if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
                 tracing::error!(%error, "the vCPU thread could not be started");
             }
         }),
@@ -235,6 +235,7 @@ fn node_config(
         part,
         holder: holder(options)?.as_str().to_owned(),
         identity: blueprint.identity().clone(),
+        clocks: options.clocks.clone(),
         detector: channel
             .as_ref()
             .map_or_else(Default::default, |c| c.detector),
@@ -321,12 +322,12 @@ struct VcpuStart {
     nice: i32,
 }
 
-/// Starts the vCPU thread: to record under a generation, or to replay what will be offered.
-fn spawn(start: Option<VcpuStart>, generation: Option<u64>) -> Result<(), RuntimeError> {
+/// Starts the vCPU thread: to record under a generation on a clock, or to replay what will be offered.
+fn spawn(start: Option<VcpuStart>, record: Option<(u64, ClockKind)>) -> Result<(), RuntimeError> {
     let Some(start) = start else { return Ok(()) };
     std::thread::Builder::new()
         .name("vcpu".to_owned())
-        .spawn(move || start.run(generation))
+        .spawn(move || start.run(record))
         .map(|_detached| ())
         .map_err(|source| RuntimeError::Io {
             operation: "start the vCPU thread",
@@ -335,10 +336,10 @@ fn spawn(start: Option<VcpuStart>, generation: Option<u64>) -> Result<(), Runtim
 }
 
 impl VcpuStart {
-    fn run(self, generation: Option<u64>) {
+    fn run(self, record: Option<(u64, ClockKind)>) {
         set_nice(self.nice);
-        let outcome = match generation {
-            Some(generation) => self.record(generation),
+        let outcome = match record {
+            Some((generation, clock)) => self.record(generation, clock),
             None => self.replay(),
         };
         if let Err(error) = outcome {
@@ -349,8 +350,8 @@ impl VcpuStart {
         }
     }
 
-    fn record(&self, generation: u64) -> Result<(), RuntimeError> {
-        let start = self.blueprint.start(generation)?;
+    fn record(&self, generation: u64, clock: ClockKind) -> Result<(), RuntimeError> {
+        let start = self.blueprint.start(generation, clock)?;
         let guest = self.blueprint.build(&start)?;
         let now = self.clock.now();
         let Guest {
@@ -359,7 +360,7 @@ impl VcpuStart {
             vm: _vm,
         } = guest;
         let engine = Engine::recording(executor, start, self.engine, entropy(), now)?;
-        self.drive(engine, kicker)
+        self.drive(engine, kicker, clock)
     }
 
     fn replay(&self) -> Result<(), RuntimeError> {
@@ -375,7 +376,7 @@ impl VcpuStart {
         for offer in first {
             engine.offer(self.clock.now(), offer);
         }
-        self.drive(engine, kicker)
+        self.drive(engine, kicker, start.clock)
     }
 
     /// Waits for the log's first records; `None` when the node ended before they came.
@@ -399,11 +400,12 @@ impl VcpuStart {
         &self,
         mut engine: Engine<super::kvm_executor::KvmExecutor>,
         kicker: Kicker,
+        clock: ClockKind,
     ) -> Result<(), RuntimeError> {
         let meter = Arc::new(StretchMeter::default());
         let watch = WatchdogConfig {
             interval_ns: self.engine.mark_interval_ns,
-            anywhere: self.blueprint.identity().clock == ClockKind::Branches,
+            anywhere: clock == ClockKind::Branches,
         };
         let _watchdog = Watchdog::start(Arc::clone(&meter), kicker.clone(), self.clock, watch)
             .map_err(|source| RuntimeError::Io {

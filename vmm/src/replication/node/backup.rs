@@ -17,6 +17,7 @@ impl Node {
         let config = BackupConfig {
             holder: self.config.holder.clone(),
             identity: self.config.identity.clone(),
+            clocks: self.config.clocks.clone(),
             heartbeat_interval_ns: self.config.detector.heartbeat_interval_ns,
         };
         self.session = Session::Backup(Box::new(BackupSession::new(config, now)));
@@ -140,12 +141,16 @@ impl Node {
         for command in session.handle(now, event) {
             match command {
                 BackupCommand::Send(message) => self.push(NodeCommand::Send(message)),
-                BackupCommand::Accepted(welcome) => {
+                BackupCommand::Accepted(welcome, clock) => {
                     self.role.become_(Role::Following);
                     self.generation = welcome.generation;
                     self.peer = Some(welcome.holder.clone());
-                    let (holder, generation) = (welcome.holder, welcome.generation);
-                    self.push(NodeCommand::Note(Note::Following { holder, generation }));
+                    self.clock = Some(clock.clone());
+                    self.push(NodeCommand::Note(Note::Following {
+                        holder: welcome.holder,
+                        generation: welcome.generation,
+                        clock,
+                    }));
                 }
                 BackupCommand::RefusedByPeer(refused) => {
                     let (item, ours, theirs) = (refused.item, refused.ours, refused.theirs);

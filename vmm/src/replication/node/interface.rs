@@ -5,11 +5,12 @@
 use crate::replication::engine::{Emitted, Offer};
 use crate::replication::executor::Produced;
 use crate::replication::go_live::RetryConfig;
+use logging_channel::clock_agreement::{ClockAgreement, ClockOffer};
 use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::{Goodbye, Identity, Message};
-use logging_channel::record::{EndReason, LogIndex};
+use logging_channel::record::{ClockKind, EndReason, LogIndex};
 use logging_channel::session::CloseReason;
 
 /// What this process was started as.
@@ -36,6 +37,8 @@ pub struct NodeConfig {
     pub holder: String,
     /// What we run.
     pub identity: Identity,
+    /// What this host can and may run it on.
+    pub clocks: ClockOffer,
     /// Heartbeats and suspicion.
     pub detector: DetectorConfig,
     /// How far the backup may be behind.
@@ -116,6 +119,8 @@ pub enum NodeCommand {
     StartGuest {
         /// The generation for its Start record.
         generation: u64,
+        /// The clock that names its points.
+        clock: ClockKind,
     },
     /// Attach the devices here and tell the network where the guest is now.
     Announce,
@@ -212,6 +217,8 @@ pub enum Note {
     BackupWelcomed {
         /// Its name.
         holder: String,
+        /// What the pair runs on.
+        clock: ClockAgreement,
     },
     /// A primary welcomed us.
     Following {
@@ -219,6 +226,8 @@ pub enum Note {
         holder: String,
         /// Its generation.
         generation: u64,
+        /// What the pair runs on.
+        clock: ClockAgreement,
     },
     /// The peer is suspected.
     PeerSuspected {

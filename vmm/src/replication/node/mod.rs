@@ -33,10 +33,11 @@ use super::executor::Produced;
 use super::go_live::Claim;
 use super::output_gate::{OutputGate, Stance};
 use super::role::Role;
+use logging_channel::clock_agreement::ClockAgreement;
 use logging_channel::failure_detector::FailureDetector;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::{Goodbye, Message};
-use logging_channel::record::{EndReason, LogIndex, Record};
+use logging_channel::record::{ClockKind, EndReason, LogIndex, Record};
 use logging_channel::session::backup::BackupSession;
 use logging_channel::session::primary::PrimarySession;
 
@@ -60,6 +61,8 @@ pub struct Node {
     gate: OutputGate,
     claim: Option<Claim>,
     peer: Option<String>,
+    /// What the guest runs on, once that is settled; it never changes.
+    clock: Option<ClockAgreement>,
     /// The log is drained up to what was received; only meaningful while Finishing.
     drained: bool,
     /// The primary said that the guest ended: its silence is no failure.
@@ -92,6 +95,7 @@ impl Node {
             gate: OutputGate::new(stance, config.gate_bytes_max),
             claim: None,
             peer: None,
+            clock: None,
             drained: false,
             orderly: false,
             ended: None,
@@ -146,6 +150,12 @@ impl Node {
         self.generation
     }
 
+    /// What the guest runs on; `None` before the pair has agreed.
+    #[must_use]
+    pub fn clock(&self) -> Option<ClockKind> {
+        self.clock.as_ref().map(|agreed| agreed.kind)
+    }
+
     fn dispatch(&mut self, now: HostTime, event: NodeEvent) {
         match event {
             NodeEvent::Start => self.start(),
@@ -169,7 +179,7 @@ impl Node {
         match self.config.part {
             Part::Alone => {
                 self.role.become_(Role::Solo);
-                self.push(NodeCommand::StartGuest { generation: 0 });
+                self.start_guest(self.config.clocks.alone());
             }
             Part::Primary { after_generation } => {
                 self.generation = after_generation;
@@ -178,6 +188,12 @@ impl Node {
             }
             Part::Backup => self.role.become_(Role::Joining),
         }
+    }
+
+    fn start_guest(&mut self, agreed: ClockAgreement) {
+        let (generation, clock) = (self.generation, agreed.kind);
+        self.clock = Some(agreed);
+        self.push(NodeCommand::StartGuest { generation, clock });
     }
 
     /// Notices that this process did not run for a while.

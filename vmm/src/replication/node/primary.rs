@@ -5,6 +5,7 @@
 use super::{LinkEnd, Node, NodeCommand, Note, Session};
 use crate::replication::engine::Offer;
 use crate::replication::role::Role;
+use logging_channel::clock_agreement::{ClockAgreement, ClockOffer};
 use logging_channel::failure_detector::FailureDetector;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::{Goodbye, Message, Refused};
@@ -21,6 +22,11 @@ impl Node {
         let config = PrimaryConfig {
             holder: self.config.holder.clone(),
             identity: self.config.identity.clone(),
+            // A guest that runs keeps its clock, whoever joins.
+            clocks: match self.clock() {
+                Some(kind) => ClockOffer::Only(kind),
+                None => self.config.clocks.clone(),
+            },
             generation: self.generation,
             heartbeat_interval_ns: self.config.detector.heartbeat_interval_ns,
             flow: self.config.flow,
@@ -109,7 +115,7 @@ impl Node {
         for command in session.handle(now, event) {
             match command {
                 PrimaryCommand::Send(message) => self.push(NodeCommand::Send(message)),
-                PrimaryCommand::Welcomed(holder) => self.welcomed(holder),
+                PrimaryCommand::Welcomed { holder, clock } => self.welcomed(holder, clock),
                 PrimaryCommand::Acknowledged(ack) => {
                     if ack.replayed > LogIndex(0)
                         && let Some(detector) = &mut self.detector
@@ -126,13 +132,14 @@ impl Node {
         }
     }
 
-    fn welcomed(&mut self, holder: String) {
+    fn welcomed(&mut self, holder: String, clock: ClockAgreement) {
         self.role.become_(Role::Protected);
         self.peer = Some(holder.clone());
-        self.push(NodeCommand::Note(Note::BackupWelcomed { holder }));
-        self.push(NodeCommand::StartGuest {
-            generation: self.generation,
-        });
+        self.push(NodeCommand::Note(Note::BackupWelcomed {
+            holder,
+            clock: clock.clone(),
+        }));
+        self.start_guest(clock);
     }
 
     /// Releases what the backup holds, and lets it know soon enough.

@@ -60,6 +60,10 @@ pub struct NodeStatus {
     pub holder: String,
     /// The peer's name, once known.
     pub peer: Option<String>,
+    /// `exits` or `branches`, once that is settled: in the handshake, for a pair.
+    pub clock: Option<String>,
+    /// Why this clock.
+    pub clock_why: Option<String>,
     /// Whether a connection is in use.
     pub linked: bool,
     /// Nanoseconds since the peer was last heard, while a connection is in use.
@@ -117,6 +121,8 @@ impl Node {
             generation: self.generation,
             holder: self.config.holder.clone(),
             peer: self.peer.clone(),
+            clock: self.clock().map(|kind| kind.name().to_owned()),
+            clock_why: self.clock.as_ref().map(|agreed| agreed.why.clone()),
             linked: self.detector.is_some(),
             silence_ns: self.detector.as_ref().map(|d| d.silence_ns(now)),
             pointers,

@@ -14,7 +14,8 @@ fn a_backup_follows() {
         node.handle(at(2), NodeEvent::PeerMessage(Message::Welcome(welcome()))),
         [NodeCommand::Note(Note::Following {
             holder: "a".into(),
-            generation: 1
+            generation: 1,
+            clock: exits_by_setting()
         })]
     );
     assert_eq!(
@@ -333,4 +334,21 @@ fn the_status_is_plain_data() {
     let text = serde_json::to_string(&status).expect("serialises");
     let back: NodeStatus = serde_json::from_str(&text).expect("parses");
     assert_eq!(back, status);
+}
+
+#[test]
+fn a_backup_knows_the_clock_from_the_welcome() {
+    let mut node = node_offering(ClockOffer::no_counter("none"), Part::Backup);
+    node.handle(at(0), NodeEvent::Start);
+    node.handle(at(0), NodeEvent::PeerConnected);
+    assert_eq!(node.clock(), None);
+    let from_auto = Welcome {
+        clocks: ClockOffer::Either,
+        ..welcome()
+    };
+    node.handle(at(1), NodeEvent::PeerMessage(Message::Welcome(from_auto)));
+    assert_eq!(
+        (node.role(), node.clock()),
+        (Role::Following, Some(ClockKind::Exits))
+    );
 }

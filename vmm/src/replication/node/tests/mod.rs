@@ -4,6 +4,7 @@ use super::*;
 use crate::replication::divergence::{Difference, Divergence};
 use crate::replication::go_live::RetryConfig;
 use crate::replication::output_gate::GateStatus;
+use logging_channel::clock_agreement::{ClockAgreement, ClockOffer};
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
@@ -29,7 +30,6 @@ fn wake(ms: u64) -> NodeCommand {
 fn identity() -> Identity {
     Identity {
         vm: "web".into(),
-        clock: ClockKind::Exits,
         cpu_model: "understudy-v1".into(),
         memory_bytes: 64 << 20,
         kernel_sha256: [1; 32],
@@ -40,6 +40,10 @@ fn identity() -> Identity {
 }
 
 fn node(part: Part) -> Node {
+    node_offering(ClockOffer::Only(ClockKind::Exits), part)
+}
+
+fn node_offering(clocks: ClockOffer, part: Part) -> Node {
     Node::new(NodeConfig {
         part,
         holder: if part == Part::Backup {
@@ -48,6 +52,7 @@ fn node(part: Part) -> Node {
             "a".into()
         },
         identity: identity(),
+        clocks,
         detector: DetectorConfig::default(),
         flow: FlowConfig::default(),
         retry: RetryConfig::default(),
@@ -60,6 +65,7 @@ fn hello() -> Message {
         protocol: PROTOCOL_VERSION,
         holder: "b".into(),
         identity: identity(),
+        clocks: ClockOffer::Only(ClockKind::Exits),
     })
 }
 
@@ -68,6 +74,15 @@ fn welcome() -> Welcome {
         holder: "a".into(),
         generation: 1,
         first_index: LogIndex(0),
+        clocks: ClockOffer::Only(ClockKind::Exits),
+    }
+}
+
+/// What a pair of the two above agrees on.
+fn exits_by_setting() -> ClockAgreement {
+    ClockAgreement {
+        kind: ClockKind::Exits,
+        why: "both sides are set to it".into(),
     }
 }
 

@@ -7,7 +7,10 @@ fn alone_starts_at_once_and_lets_everything_out() {
     let mut node = node(Part::Alone);
     assert_eq!(
         node.handle(at(0), NodeEvent::Start),
-        [NodeCommand::StartGuest { generation: 0 }]
+        [NodeCommand::StartGuest {
+            generation: 0,
+            clock: ClockKind::Exits
+        }]
     );
     let emitted = NodeEvent::Emitted(vec![recorded(timer(0)), recorded_output(1, 7)]);
     assert_eq!(
@@ -46,8 +49,14 @@ fn a_primary_claims_before_it_starts() {
                 generation: 5,
                 ..welcome()
             })),
-            NodeCommand::Note(Note::BackupWelcomed { holder: "b".into() }),
-            NodeCommand::StartGuest { generation: 5 },
+            NodeCommand::Note(Note::BackupWelcomed {
+                holder: "b".into(),
+                clock: exits_by_setting()
+            }),
+            NodeCommand::StartGuest {
+                generation: 5,
+                clock: ClockKind::Exits
+            },
         ]
     );
 }
@@ -99,6 +108,7 @@ fn a_different_backup_is_refused_and_the_next_may_come() {
         protocol: PROTOCOL_VERSION,
         holder: "b".into(),
         identity: other,
+        clocks: ClockOffer::Either,
     };
     let (item, ours, theirs) = ("vm".to_owned(), "web".to_owned(), "mail".to_owned());
     let refusal = Refused {
@@ -374,4 +384,72 @@ fn a_stopped_primary_hands_over() {
             NodeCommand::Engine(Offer::FinishLog),
         ]
     );
+}
+
+/// A primary that offers `ours`, met by a backup that offers `theirs`: what the guest starts on.
+fn clock_with(ours: ClockOffer, theirs: ClockOffer) -> (Node, Option<ClockKind>) {
+    let mut node = node_offering(
+        ours,
+        Part::Primary {
+            after_generation: 0,
+        },
+    );
+    node.handle(at(0), NodeEvent::Start);
+    node.handle(at(0), granted(1));
+    node.handle(at(0), NodeEvent::PeerConnected);
+    let hello = Message::Hello(Hello {
+        protocol: PROTOCOL_VERSION,
+        holder: "b".into(),
+        identity: identity(),
+        clocks: theirs,
+    });
+    let commands = node.handle(at(1), NodeEvent::PeerMessage(hello));
+    let started = commands.iter().find_map(|command| match command {
+        NodeCommand::StartGuest { clock, .. } => Some(*clock),
+        _ => None,
+    });
+    (node, started)
+}
+
+#[test]
+fn the_guest_starts_on_the_clock_that_both_hosts_have() {
+    let none = || ClockOffer::no_counter("none");
+    let (node, started) = clock_with(ClockOffer::Either, none());
+    assert_eq!((started, node.clock()), (Some(ClockKind::Exits), started));
+    let status = node.status(at(2));
+    assert_eq!(status.clock.as_deref(), Some("exits"));
+    let why = "the backup's host lacks a counter to trust: none";
+    assert_eq!(status.clock_why.as_deref(), Some(why));
+    let (_, started) = clock_with(ClockOffer::Either, ClockOffer::Either);
+    assert_eq!(started, Some(ClockKind::Branches));
+}
+
+#[test]
+fn no_guest_starts_where_a_setting_cannot_be_met() {
+    let only = ClockOffer::Only(ClockKind::Branches);
+    let (mut node, started) = clock_with(only, ClockOffer::no_counter("none"));
+    assert_eq!(
+        (started, node.clock(), node.role()),
+        (None, None, Role::Awaiting)
+    );
+    assert_eq!(node.status(at(2)).clock, None);
+    // The next one may fit.
+    node.handle(at(3), NodeEvent::PeerConnected);
+    node.handle(at(4), NodeEvent::PeerMessage(hello()));
+    assert_eq!(node.role(), Role::Awaiting, "set to exits");
+}
+
+#[test]
+fn a_guest_alone_takes_the_best_clock_of_its_host() {
+    for (offer, clock) in [
+        (ClockOffer::Either, ClockKind::Branches),
+        (ClockOffer::no_counter("none"), ClockKind::Exits),
+    ] {
+        let mut node = node_offering(offer, Part::Alone);
+        let generation = 0;
+        assert_eq!(
+            node.handle(at(0), NodeEvent::Start),
+            [NodeCommand::StartGuest { generation, clock }]
+        );
+    }
 }
