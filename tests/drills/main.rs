@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod arbiter_outage;
+mod conversation;
 mod failover;
+mod gdb;
 mod inspect;
 mod lab;
 mod record_replay;
@@ -35,10 +37,6 @@ const GROUPS: &[&[Drill]] = &[
     inspect::DRILLS,
     lab::DRILLS,
 ];
-
-/// Run only when named. `inspect` fails where the killed host's log has a hole behind its last sync, which
-/// is damage to `log verify`: whether that is damage or a torn tail is not decided yet.
-const NAMED_ONLY: &[&str] = &["inspect"];
 
 fn all() -> impl Iterator<Item = &'static Drill> {
     GROUPS.iter().copied().flatten()
@@ -111,9 +109,7 @@ fn choose(arguments: &Arguments) -> Result<Vec<&'static Drill>> {
     let names = &arguments.names;
     if names.is_empty() || names.iter().any(|name| name == "all") {
         let fits = |drill: &&Drill| {
-            let clock_fits =
-                arguments.clock == "branches" || drill.name != record_replay::BRANCHES_ONLY;
-            clock_fits && !NAMED_ONLY.contains(&drill.name)
+            arguments.clock == "branches" || drill.name != record_replay::BRANCHES_ONLY
         };
         return Ok(all().filter(fits).collect());
     }

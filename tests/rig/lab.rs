@@ -12,7 +12,7 @@ use crate::pair::PairOptions;
 use crate::prepare::Prepared;
 use anyhow::Result;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ pub struct Lab {
     /// The arbiter; not started.
     pub arbiter: Arbiter,
     kind: HostKind,
+    /// The guest's kernel here, with its symbols.
+    guest_kernel: PathBuf,
     clock: String,
     primary: Box<dyn Host>,
     backup: Box<dyn Host>,
@@ -143,6 +145,7 @@ impl Lab {
             link,
             arbiter,
             kind,
+            guest_kernel: prepared.images.guest_kernel.clone(),
             clock: PairOptions::default().clock,
             primary,
             backup,
@@ -155,6 +158,12 @@ impl Lab {
     #[must_use]
     pub const fn kind(&self) -> HostKind {
         self.kind
+    }
+
+    /// The guest's kernel on this machine, with its symbols.
+    #[must_use]
+    pub fn guest_kernel(&self) -> &Path {
+        &self.guest_kernel
     }
 
     /// Has pairs run on this execution clock (`exits`, `branches` or `auto`) from now on.

@@ -62,6 +62,7 @@ pub(crate) const RIG: &[&str] = &[
     "kmod",
     "zstd",
     "tshark",
+    "gdb",
 ];
 
 /// For tests that the gate runs: the arbiter's registers in a real etcd cluster.
