@@ -1,16 +1,19 @@
-//! Where an arbiter is: `http://HOST:PORT`, or an etcd cluster, `etcd://HOST:PORT,HOST:PORT/PREFIX`.
+//! Where an arbiter is: `http://HOST:PORT`, or an etcd cluster, `etcd://HOST:PORT,HOST:PORT/PREFIX`; in
+//! TLS as `https` and `etcds`.
 
 #![forbid(unsafe_code)]
 
 use hyper::Uri;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Most members of an etcd cluster that an address names.
 pub const MEMBERS_MAX: usize = 9;
 /// Longest prefix of keys in etcd, bytes.
 pub const PREFIX_BYTES_MAX: usize = 128;
 
-const FORMS: &str = "write http://HOST:PORT, or etcd://HOST:PORT,HOST:PORT/PREFIX";
+const FORMS: &str =
+    "write http://HOST:PORT or etcd://HOST:PORT,HOST:PORT/PREFIX, with https or etcds for TLS";
 
 /// An address that cannot be an arbiter's.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,8 @@ pub enum Address {
     Http {
         /// `HOST:PORT`.
         authority: String,
+        /// Whether it is spoken to in TLS.
+        tls: bool,
     },
     /// An etcd cluster.
     Etcd {
@@ -36,6 +41,8 @@ pub enum Address {
         members: Vec<String>,
         /// What its keys begin with, without a slash at either end.
         prefix: String,
+        /// Whether they are spoken to in TLS.
+        tls: bool,
     },
 }
 
@@ -50,16 +57,40 @@ impl Address {
             reason: format!("{reason}; {FORMS}"),
         };
         match url.split_once("://") {
-            Some(("http", rest)) => {
+            Some((scheme @ ("http" | "https"), rest)) => {
+                let tls = scheme == "https";
                 let authority = rest.strip_suffix('/').unwrap_or(rest);
                 check_member(authority).map_err(wrong)?;
-                Ok(Self::Http {
-                    authority: with_port(authority, 80),
-                })
+                let authority = with_port(authority, if tls { 443 } else { 80 });
+                Ok(Self::Http { authority, tls })
             }
-            Some(("etcd", rest)) => parse_etcd(rest).map_err(wrong),
+            Some((scheme @ ("etcd" | "etcds"), rest)) => {
+                parse_etcd(rest, scheme == "etcds").map_err(wrong)
+            }
             Some((scheme, _)) => Err(wrong(format!("has scheme {scheme:?}, which is not spoken"))),
             None => Err(wrong("is no address".into())),
+        }
+    }
+
+    /// Whether it is spoken to in TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        match self {
+            Self::Http { tls, .. } | Self::Etcd { tls, .. } => *tls,
+        }
+    }
+
+    /// Whether nothing said to it leaves this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let local = |authority: &String| {
+            let host = authority.rsplit_once(':').map_or("", |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        match self {
+            Self::Http { authority, .. } => local(authority),
+            Self::Etcd { members, .. } => members.iter().all(local),
         }
     }
 }
@@ -67,13 +98,22 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http { authority } => write!(f, "http://{authority}"),
-            Self::Etcd { members, prefix } => write!(f, "etcd://{}/{prefix}", members.join(",")),
+            Self::Http { authority, tls } => {
+                write!(f, "http{}://{authority}", if *tls { "s" } else { "" })
+            }
+            Self::Etcd {
+                members,
+                prefix,
+                tls,
+            } => {
+                let s = if *tls { "s" } else { "" };
+                write!(f, "etcd{s}://{}/{prefix}", members.join(","))
+            }
         }
     }
 }
 
-fn parse_etcd(rest: &str) -> Result<Address, String> {
+fn parse_etcd(rest: &str, tls: bool) -> Result<Address, String> {
     let Some((members, prefix)) = rest.split_once('/') else {
         return Err("has no prefix for its keys".into());
     };
@@ -100,6 +140,7 @@ fn parse_etcd(rest: &str) -> Result<Address, String> {
             .map(|member| with_port(member, 2379))
             .collect(),
         prefix: prefix.into(),
+        tls,
     })
 }
 
@@ -147,6 +188,8 @@ mod tests {
             ("http://arbiter", "http://arbiter:80"),
             ("http://[::1]:7070", "http://[::1]:7070"),
             ("http://[::1]", "http://[::1]:80"),
+            ("https://arbiter", "https://arbiter:443"),
+            ("etcds://a/p", "etcds://a:2379/p"),
             (
                 "etcd://a,b:1,c/under/study/",
                 "etcd://a:2379,b:1,c:2379/under/study",
@@ -155,6 +198,21 @@ mod tests {
             let address = Address::parse(url).unwrap();
             assert_eq!(address.to_string(), shown);
             assert_eq!(Address::parse(shown).unwrap(), address);
+        }
+    }
+
+    #[test]
+    fn loopback_is_told_from_the_rest() {
+        for (url, local) in [
+            ("http://127.0.0.1:7070", true),
+            ("http://localhost", true),
+            ("http://[::1]", true),
+            ("http://10.0.0.9:7070", false),
+            ("http://localhost.example", false),
+            ("etcd://127.0.0.1,127.0.0.2:1/p", true),
+            ("etcd://127.0.0.1,10.0.0.1/p", false),
+        ] {
+            assert_eq!(Address::parse(url).unwrap().is_loopback(), local, "{url}");
         }
     }
 
@@ -187,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "(http|etcd)://[a-z0-9:,/.@\\[\\]]{0,24}") {
+        fn any_text_is_read_or_refused(text in "(https?|etcds?)://[a-z0-9:,/.@\\[\\]]{0,24}") {
             if let Ok(address) = Address::parse(&text) {
                 prop_assert_eq!(&Address::parse(&address.to_string()).unwrap(), &address);
             }

@@ -22,6 +22,7 @@ use crate::register::{Claim, Outcome, VmName};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tls::Dial;
 
 /// How long to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,12 +136,30 @@ impl ArbiterClient {
     /// # Errors
     /// When `url` has neither form.
     pub fn new(url: &str, policy: RetryPolicy) -> Result<Self, AddressError> {
+        Self::dialled(url, policy, Dial::plain())
+    }
+
+    /// As [`Self::new`], over connections that `dial` makes: TLS, for `https` and `etcds`.
+    ///
+    /// # Errors
+    /// When `url` has none of the forms, or speaks of TLS where `dial` does not, or the reverse.
+    pub fn dialled(url: &str, policy: RetryPolicy, dial: Dial) -> Result<Self, AddressError> {
         let address = Address::parse(url)?;
+        if address.is_tls() != dial.is_tls() {
+            let reason = match dial.is_tls() {
+                true => "is in plain text, but a certificate was given: write https or etcds",
+                false => "is in TLS: a certificate, its key and an authority are needed",
+            };
+            return Err(AddressError {
+                url: url.into(),
+                reason: reason.into(),
+            });
+        }
         let backend = match &address {
-            Address::Http { authority } => Backend::Http(HttpPeer::new(authority)),
-            Address::Etcd { members, prefix } => {
-                Backend::Etcd(Etcd::new(members, prefix, policy.try_ms_max))
-            }
+            Address::Http { authority, .. } => Backend::Http(HttpPeer::new(authority, dial)),
+            Address::Etcd {
+                members, prefix, ..
+            } => Backend::Etcd(Etcd::new(members, prefix, policy.try_ms_max, &dial)),
         };
         Ok(Self {
             backend,
@@ -370,12 +389,4 @@ impl ArbiterClient {
             found,
         }
     }
-}
-
-/// Checks an arbiter's address without connecting, for configuration files.
-///
-/// # Errors
-/// When `url` has none of the known forms.
-pub fn check_address(url: &str) -> Result<(), AddressError> {
-    Address::parse(url).map(|_| ())
 }

@@ -28,6 +28,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tls::Dial;
 
 /// Most transactions for one claim: each further one means that somebody else's claim was granted.
 const ROUNDS_MAX: u32 = 16;
@@ -104,9 +105,10 @@ struct Held {
 }
 
 impl Etcd {
-    pub(crate) fn new(members: &[String], prefix: &str, try_ms_max: u64) -> Self {
+    pub(crate) fn new(members: &[String], prefix: &str, try_ms_max: u64, dial: &Dial) -> Self {
+        let peer = |member: &String| HttpPeer::new(member, dial.clone());
         Self {
-            members: members.iter().map(HttpPeer::new).collect(),
+            members: members.iter().map(peer).collect(),
             prefix: prefix.into(),
             at: Arc::default(),
             try_limit: Duration::from_millis(try_ms_max),

@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::net::TcpStream;
+use tls::Dial;
 
 /// Connections kept for later; more are closed after their exchange.
 const KEPT_MAX: usize = 2;
@@ -36,14 +36,16 @@ pub(crate) enum ExchangeError {
 pub(crate) struct HttpPeer {
     /// `HOST:PORT`.
     authority: String,
+    dial: Dial,
     kept: Arc<Mutex<Vec<SendRequest<Body>>>>,
 }
 
 impl HttpPeer {
     /// The server at `authority`, `HOST:PORT`; nothing is connected yet.
-    pub(crate) fn new(authority: impl Into<String>) -> Self {
+    pub(crate) fn new(authority: impl Into<String>, dial: Dial) -> Self {
         Self {
             authority: authority.into(),
+            dial,
             kept: Arc::default(),
         }
     }
@@ -81,10 +83,11 @@ impl HttpPeer {
     }
 
     async fn connect(&self) -> Result<SendRequest<Body>, ExchangeError> {
-        let stream = TcpStream::connect(&self.authority)
+        let stream = self
+            .dial
+            .connect(&self.authority)
             .await
             .map_err(ExchangeError::Connect)?;
-        stream.set_nodelay(true).map_err(ExchangeError::Connect)?;
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(ExchangeError::Http)?;

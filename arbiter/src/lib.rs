@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `register` | the cell: current generation and holder, and the one rule that changes them |
 //! | `protocol` | HTTP paths and JSON shapes; decoding of hostile bytes |
+//! | `access` | which certificate may claim which virtual machine |
 //! | `address` | where an arbiter is: HTTP, or an etcd cluster |
 //! | `store` | durable cells: in memory (tests), in a redb file, in etcd |
 //! | `etcd` | registers in an etcd cluster, by compare-and-swap |
@@ -13,9 +14,10 @@
 //!
 //! **Invariant: a grant is permanent.** There are no leases and no clocks: a generation, once
 //! granted, is never granted to anybody else, across crashes of the arbiter too. Everything here
-//! serves that sentence. `register` and `protocol` are pure. The crate imports no other of the
-//! workspace. Bytes and shapes: `docs/formats/arbiter.md`.
+//! serves that sentence. `register` and `protocol` are pure. Of the workspace the crate
+//! imports `tls` only. Bytes and shapes: `docs/formats/arbiter.md`.
 
+pub mod access;
 pub mod address;
 pub mod client;
 mod etcd;

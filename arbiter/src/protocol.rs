@@ -248,6 +248,8 @@ pub enum ErrorCode {
     Invalid,
     /// The body is too long (413).
     TooLarge,
+    /// The sender's certificate does not allow it (403).
+    Forbidden,
     /// No such path (404).
     NotFound,
     /// The path exists, the method does not (405).
@@ -271,6 +273,7 @@ impl ErrorCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::Malformed | Self::Invalid => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,

@@ -7,10 +7,12 @@
 //! the failure so that the program ends. What a store that failed once still knows is not certain;
 //! opening it again verifies everything.
 //!
-//! Left out: TLS and authentication. Whoever reaches the port can claim; keep it on a trusted network.
+//! Behind a [`Door`] in TLS, every request is judged by the names in its sender's certificate
+//! ([`Access`]). Behind a plain one, whoever reaches the port can claim.
 
 #![forbid(unsafe_code)]
 
+use crate::access::{Access, Denied};
 use crate::protocol::{
     self, ClaimReply, ErrorBody, ErrorCode, ErrorReply, Grant, HealthReply, HistoryReply,
     REQUEST_BYTES_MAX, VmReply, VmsReply,
@@ -23,7 +25,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -31,7 +33,8 @@ use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tls::{Accepted, Door};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Most connections at a time; more wait in the listener's backlog.
@@ -43,8 +46,6 @@ pub const IDLE_S_MAX: u64 = 60;
 pub const REQUEST_S_MAX: u64 = 5;
 /// Longest wait for requests in progress when told to stop.
 pub const STOP_S_MAX: u64 = 3;
-/// Pause after a failed accept (out of file descriptors), so that it is no busy loop.
-const ACCEPT_PAUSE_MS: u64 = 50;
 
 /// Why serving ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,7 @@ pub enum ServeError {
 
 struct Shared<S> {
     store: Arc<S>,
+    access: Option<Arc<Access>>,
     failed: mpsc::Sender<StoreError>,
 }
 
@@ -63,12 +65,33 @@ impl<S> Clone for Shared<S> {
     fn clone(&self) -> Self {
         Self {
             store: Arc::clone(&self.store),
+            access: self.access.clone(),
             failed: self.failed.clone(),
         }
     }
 }
 
-/// Serves `store` on `listener` until `stop` completes; requests in progress are finished.
+/// Names in the certificate of a request's sender.
+#[derive(Debug, Clone)]
+struct Sender(Arc<[String]>);
+
+impl<S> Shared<S> {
+    fn check(&self, sender: &Sender, vm: &VmName) -> Result<(), Denied> {
+        match &self.access {
+            Some(access) => access.check(&sender.0, vm),
+            None => Ok(()),
+        }
+    }
+
+    fn check_all(&self, sender: &Sender) -> Result<(), Denied> {
+        match &self.access {
+            Some(access) => access.check_all(&sender.0),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Serves `store` to everybody on `listener`, in plain text, until `stop` completes.
 ///
 /// # Errors
 /// When the store fails.
@@ -77,8 +100,27 @@ pub async fn serve<S: Store>(
     store: Arc<S>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    serve_behind(Door::plain(listener), None, store, stop).await
+}
+
+/// Serves `store` to whom `door` lets in and `access` allows, until `stop` completes; requests in
+/// progress are finished.
+///
+/// # Errors
+/// When the store fails.
+pub async fn serve_behind<S: Store>(
+    mut door: Door,
+    access: Option<Access>,
+    store: Arc<S>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let (failed, mut failures) = mpsc::channel(1);
-    let routes = router(Shared { store, failed });
+    let access = access.map(Arc::new);
+    let routes = router(Shared {
+        store,
+        access,
+        failed,
+    });
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::pin!(stop);
@@ -87,13 +129,15 @@ pub async fn serve<S: Store>(
             biased;
             () = &mut stop => break None,
             Some(error) = failures.recv() => break Some(error),
-            (stream, place) = accept(&listener, &places) => {
+            (accepted, place) = accept(&mut door, &places) => {
+                let sender = Sender(accepted.names.into());
+                let routes = routes.clone().layer(Extension(sender));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(IDLE_S_MAX))
                     .max_headers(64)
                     .max_buf_size(16 * 1024)
-                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+                    .serve_connection(TokioIo::new(accepted.stream), TowerToHyperService::new(routes));
                 let connection = graceful.watch(connection);
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
@@ -104,7 +148,7 @@ pub async fn serve<S: Store>(
             }
         }
     };
-    drop(listener);
+    drop(door);
     let grace = Duration::from_secs(STOP_S_MAX);
     if tokio::time::timeout(grace, graceful.shutdown())
         .await
@@ -122,27 +166,11 @@ pub async fn serve<S: Store>(
 }
 
 /// The next connection, with its place among [`CONNECTIONS_MAX`].
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    loop {
-        let Ok(place) = Arc::clone(places).acquire_owned().await else {
-            std::future::pending().await
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY");
-                }
-                return (stream, place);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
-            }
-        }
-    }
+async fn accept(door: &mut Door, places: &Arc<Semaphore>) -> (Accepted, OwnedSemaphorePermit) {
+    let Ok(place) = Arc::clone(places).acquire_owned().await else {
+        std::future::pending().await
+    };
+    (door.next().await, place)
 }
 
 fn router<S: Store>(shared: Shared<S>) -> Router {
@@ -201,6 +229,14 @@ impl Failure {
 impl From<Invalid> for Failure {
     fn from(error: Invalid) -> Self {
         Self::new(ErrorCode::Invalid, error.to_string(), error.remedy())
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        tracing::warn!(%denied, "refused a request");
+        let remedy = "use the certificate of a host of this virtual machine, or an operator's";
+        Self::new(ErrorCode::Forbidden, denied.to_string(), remedy)
     }
 }
 
@@ -277,7 +313,11 @@ async fn health<S: Store>(State(shared): State<Shared<S>>) -> Result<Json<Health
     }))
 }
 
-async fn list<S: Store>(State(shared): State<Shared<S>>) -> Result<Json<VmsReply>, Failure> {
+async fn list<S: Store>(
+    State(shared): State<Shared<S>>,
+    Extension(sender): Extension<Sender>,
+) -> Result<Json<VmsReply>, Failure> {
+    shared.check_all(&sender)?;
     let registers = with_store(shared, |store| store.list()).await?;
     let vms = registers
         .into_iter()
@@ -288,9 +328,11 @@ async fn list<S: Store>(State(shared): State<Shared<S>>) -> Result<Json<VmsReply
 
 async fn read<S: Store>(
     State(shared): State<Shared<S>>,
+    Extension(sender): Extension<Sender>,
     Path(vm): Path<String>,
 ) -> Result<Json<VmReply>, Failure> {
     let vm = VmName::new(vm)?;
+    shared.check(&sender, &vm)?;
     let key = vm.clone();
     let register = with_store(shared, move |store| store.read(&key)).await?;
     Ok(Json(VmReply::new(vm, &register)))
@@ -298,9 +340,11 @@ async fn read<S: Store>(
 
 async fn history<S: Store>(
     State(shared): State<Shared<S>>,
+    Extension(sender): Extension<Sender>,
     Path(vm): Path<String>,
 ) -> Result<Json<HistoryReply>, Failure> {
     let vm = VmName::new(vm)?;
+    shared.check(&sender, &vm)?;
     let key = vm.clone();
     let grants = with_store(shared, move |store| store.history(&key)).await?;
     let grants = grants.iter().map(Grant::from).collect();
@@ -309,10 +353,12 @@ async fn history<S: Store>(
 
 async fn claim<S: Store>(
     State(shared): State<Shared<S>>,
+    Extension(sender): Extension<Sender>,
     Path(vm): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<ClaimReply>), Failure> {
     let vm = VmName::new(vm)?;
+    shared.check(&sender, &vm)?;
     let bytes = axum::body::to_bytes(body, REQUEST_BYTES_MAX)
         .await
         .map_err(|_| protocol::RequestError::TooLarge)?;

@@ -70,7 +70,8 @@ impl Arbiter {
         let mut command = Namespace::named("arbiter").command(&self.program);
         command
             .arg("arbiter")
-            .args(["--listen", &format!("{}:{PORT}", address::ARBITER)]);
+            .args(["--listen", &format!("{}:{PORT}", address::ARBITER)])
+            .arg("--plain-text");
         command.arg("--store").arg(self.store());
         if !self.store().exists() {
             command.arg("--create");

@@ -117,6 +117,8 @@ impl PairOptions {
              mark_ms = {mark_ms}\n\
              [arbiter]\n\
              url = \"{url}\"\n\
+             [tls]\n\
+             plain_text = true\n\
              {log}\
              [clock]\n\
              kind = \"{clock}\"\n\

@@ -9,11 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+mod protection;
 mod read;
 mod section;
 #[cfg(test)]
 mod tests;
 
+pub use protection::{Protection, Tls};
 pub use read::parse;
 pub use section::ConfigError;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub channel: Option<Channel>,
     /// The arbiter's address, `http://HOST:PORT`, or an etcd cluster's.
     pub arbiter: Option<String>,
+    /// How connections to other machines are protected.
+    pub protection: Protection,
     /// Where the log is kept on disk.
     pub log: Option<Log>,
     /// Which execution clock names the points.

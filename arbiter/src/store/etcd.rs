@@ -16,6 +16,7 @@ use crate::client::RetryPolicy;
 use crate::etcd::{Etcd, EtcdError};
 use crate::register::{Claim, Outcome, Register, VmName};
 use std::future::Future;
+use tls::Dial;
 use tokio::runtime::Handle;
 
 /// See the module.
@@ -33,16 +34,24 @@ impl EtcdStore {
     ///
     /// # Errors
     /// When `url` has another form.
-    pub fn new(url: &str, policy: RetryPolicy, runtime: Handle) -> Result<Self, AddressError> {
+    pub fn new(
+        url: &str,
+        policy: RetryPolicy,
+        dial: &Dial,
+        runtime: Handle,
+    ) -> Result<Self, AddressError> {
         let address = Address::parse(url)?;
-        let Address::Etcd { members, prefix } = &address else {
+        let Address::Etcd {
+            members, prefix, ..
+        } = &address
+        else {
             return Err(AddressError {
                 url: url.into(),
                 reason: "is no cluster; write etcd://HOST:PORT,HOST:PORT/PREFIX".into(),
             });
         };
         Ok(Self {
-            etcd: Etcd::new(members, prefix, policy.try_ms_max),
+            etcd: Etcd::new(members, prefix, policy.try_ms_max, dial),
             url: address.to_string(),
             runtime,
             tries: policy.tries_max.max(1),

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tls::Dial;
 use tokio::runtime::Runtime;
 
 const MEMBERS: usize = 3;
@@ -148,7 +149,13 @@ impl Cluster {
 
     fn store(&self, prefix: &str, runtime: &Runtime) -> EtcdStore {
         let handle = runtime.handle().clone();
-        EtcdStore::new(&self.url(prefix), policy(PATIENCE_TRIES), handle).unwrap()
+        EtcdStore::new(
+            &self.url(prefix),
+            policy(PATIENCE_TRIES),
+            &Dial::plain(),
+            handle,
+        )
+        .unwrap()
     }
 }
 
@@ -167,7 +174,7 @@ fn conforms() {
 }
 
 fn what_we_did_not_write_is_refused(cluster: &Cluster, runtime: &Runtime) {
-    let peer = crate::http::HttpPeer::new(&cluster.addresses[0]);
+    let peer = crate::http::HttpPeer::new(&cluster.addresses[0], Dial::plain());
     // foreign/vms/m = {}
     let body = br#"{"key":"Zm9yZWlnbi92bXMvbQ==","value":"e30="}"#;
     let put = runtime.block_on(peer.exchange("/v3/kv/put", Some(body), 10_000));
@@ -335,8 +342,13 @@ fn without_a_majority_nothing_is_granted_and_with_it_nothing_is_forgotten() {
     );
     cluster.members[0].kill();
     cluster.members[1].kill();
-    let hasty =
-        EtcdStore::new(&cluster.url("quorum"), policy(1), runtime.handle().clone()).unwrap();
+    let hasty = EtcdStore::new(
+        &cluster.url("quorum"),
+        policy(1),
+        &Dial::plain(),
+        runtime.handle().clone(),
+    )
+    .unwrap();
     let error = hasty.claim(&vm("m"), &claim(1, 2, "b")).unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     let error = hasty.read(&vm("m")).unwrap_err();

@@ -49,7 +49,7 @@ Examples:
     $ understudy primary --config guest.toml
 
   A later start; the arbiter says what the last generation was:
-    $ understudy arbiter show --url http://10.0.0.9:7070 web
+    $ understudy arbiter show --url https://10.0.0.9:7070 web ...
     $ understudy primary --config guest.toml --after-generation 2
 
 Ends with status 0 when the guest ended, 4 when the arbiter refused: somebody else holds the guest,
@@ -138,7 +138,12 @@ where
     };
     let socket = ControlSocket::bind(&config.control_socket).await?;
     let vm = config.vm.name.as_str().to_owned();
-    let about = About { vm, part, margin };
+    let about = About {
+        vm,
+        part,
+        margin,
+        protection: config.protection.name(),
+    };
     let serving = socket.serve(move || document(&about, &status), stop.clone());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -172,6 +177,7 @@ struct About {
     vm: String,
     part: &'static str,
     margin: u64,
+    protection: &'static str,
 }
 
 /// What `status` answers.
@@ -185,6 +191,7 @@ fn document(about: &About, status: &watch::Receiver<Option<NodeStatus>>) -> serd
         "clock": node.and_then(|node| node.clock.as_deref()),
         "clock_why": node.and_then(|node| node.clock_why.as_deref()),
         "margin_branches": about.margin,
+        "protection": about.protection,
         "node": node,
     })
 }
@@ -303,6 +310,9 @@ impl From<RuntimeError> for Failure {
                 Self::new(Exit::Refused, error).remedy("use the files that the log was made with")
             }
             error @ RuntimeError::Guest(_) => Self::new(Exit::Configuration, error),
+            RuntimeError::Tls(error) => error.into(),
+            error @ RuntimeError::Role { .. } => Self::new(Exit::Configuration, error)
+                .remedy("use the certificate of this host, or add its name to the list"),
             error => Self::new(Exit::Failed, error),
         }
     }

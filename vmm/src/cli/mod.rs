@@ -4,6 +4,7 @@
 //! or, with `--json`, as data; what happens meanwhile goes to standard error through `tracing`.
 
 mod arbiter;
+mod cert;
 mod completions;
 mod doctor;
 mod exit;
@@ -52,6 +53,8 @@ enum Command {
     Stop(status::StopArguments),
     Replay(replay::Arguments),
     Arbiter(arbiter::Arguments),
+    #[command(subcommand)]
+    Cert(cert::Command),
     Doctor(doctor::Arguments),
     #[command(subcommand)]
     Log(log::Command),
@@ -71,6 +74,7 @@ impl Cli {
             Command::Stop(arguments) => status::stop(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Arbiter(arguments) => arbiter::run(arguments),
+            Command::Cert(command) => cert::run(&command),
             Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Log(command) => log::run(&command),
             Command::Completions(arguments) => completions::completions(&arguments),

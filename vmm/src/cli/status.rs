@@ -126,6 +126,7 @@ fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
         ("vm", of("vm")),
         ("started as", started_as),
         ("clock", clock),
+        ("protection", of("protection")),
     ];
     if document["node"].is_null() {
         facts.push(("state", "starting".into()));

@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use super::protection::{Protection, read_protection};
 use super::section::{ConfigError, Found, Section, Source, refuse_unknown_sections};
 use super::{
     CMDLINE_EXTRA_BYTES_MAX, Channel, ClockChoice, Config, Console, FILE_BYTES_MAX, Log, Network,
     Vm,
 };
 use crate::machine::layout;
+use arbiter::address::Address;
 use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
 use logging_channel::segment::{SyncPolicy, WriterOptions};
@@ -28,8 +30,8 @@ const HEARTBEATS_PER_SUSPICION_MIN: u64 = 3;
 const WINDOWS_PER_BACKLOG: u64 = 8;
 const NS_PER_MS: u64 = 1_000_000;
 
-const SECTIONS: [&str; 9] = [
-    "vm", "network", "console", "channel", "arbiter", "log", "clock", "verify", "control",
+const SECTIONS: [&str; 10] = [
+    "vm", "network", "console", "channel", "arbiter", "log", "clock", "verify", "control", "tls",
 ];
 
 /// Checks `text`, the content of `file`. Total: any text gives a configuration or an error.
@@ -51,16 +53,18 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         .into_inner();
     let mut take = |name| Section::take(source, &mut root, name);
     let vm = read_vm(take("vm")?)?;
+    let protection = read_protection(take("tls")?)?;
     let config = Config {
         file: file.into(),
         network: read_network(take("network")?)?,
         console: read_console(take("console")?)?,
-        channel: read_channel(take("channel")?)?,
-        arbiter: read_arbiter(take("arbiter")?)?,
+        channel: read_channel(take("channel")?, &protection)?,
+        arbiter: read_arbiter(take("arbiter")?, &protection)?,
         log: read_log(take("log")?)?,
         clock: read_clock(take("clock")?)?,
         verify_memory_every: read_verify(take("verify")?)?,
         control_socket: read_control(take("control")?, vm.name.as_str())?,
+        protection,
         vm,
     };
     refuse_unknown_sections(source, &root, &SECTIONS)?;
@@ -205,7 +209,10 @@ fn read_console(mut section: Section<'_>) -> Result<Console, ConfigError> {
     Ok(console)
 }
 
-fn read_channel(mut section: Section<'_>) -> Result<Option<Channel>, ConfigError> {
+fn read_channel(
+    mut section: Section<'_>,
+    protection: &Protection,
+) -> Result<Option<Channel>, ConfigError> {
     if !section.is_present() {
         return Ok(None);
     }
@@ -223,6 +230,7 @@ fn read_channel(mut section: Section<'_>) -> Result<Option<Channel>, ConfigError
             remedy,
         ));
     }
+    protection.check_channel(source, &found, address)?;
     let heartbeat_ms = section.number("heartbeat_ms", 1..=10_000, " ms", Some(20))?;
     let least = heartbeat_ms * HEARTBEATS_PER_SUSPICION_MIN;
     let unit = " ms, at least three heartbeats";
@@ -251,14 +259,18 @@ fn read_channel(mut section: Section<'_>) -> Result<Option<Channel>, ConfigError
     }))
 }
 
-fn read_arbiter(mut section: Section<'_>) -> Result<Option<String>, ConfigError> {
+fn read_arbiter(
+    mut section: Section<'_>,
+    protection: &Protection,
+) -> Result<Option<String>, ConfigError> {
     if !section.is_present() {
         return Ok(None);
     }
     let remedy = "give the arbiter's address, as in \"http://10.0.0.9:7070\", or \"etcd://a,b,c/understudy\"";
     let url = required(&mut section, "url", remedy)?;
-    arbiter::client::check_address(&url.value)
+    let address = Address::parse(&url.value)
         .map_err(|error| url.wrong(section.source(), &error.reason, remedy))?;
+    protection.check_arbiter(section.source(), &url, &address)?;
     section.finish()?;
     Ok(Some(url.value))
 }
@@ -330,7 +342,7 @@ fn required(
 }
 
 /// A path, relative to the directory of the configuration file.
-fn path_of(source: Source<'_>, found: &Found<String>) -> Result<PathBuf, ConfigError> {
+pub(super) fn path_of(source: Source<'_>, found: &Found<String>) -> Result<PathBuf, ConfigError> {
     if found.value.is_empty() {
         return Err(found.wrong(source, "is empty", "give a path"));
     }

@@ -293,6 +293,26 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// True or false, or `default`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
+        let Some(found) = self.value(key) else {
+            return Ok(default);
+        };
+        match &found.value {
+            DeValue::Boolean(value) => Ok(*value),
+            other => {
+                let problem = format!("is {}, not true or false", kind_of(other));
+                Err(found.wrong(self.source, problem, "write true or false, without quotes"))
+            }
+        }
+    }
+
+    /// Ends the section as [`Self::finish`], where further keys would have a meaning.
+    pub(super) fn finish_hinting(mut self, further: &[&'static str]) -> Result<(), ConfigError> {
+        self.asked.extend(further);
+        self.finish()
+    }
+
     /// Ends the section: every key that was not asked for is an error.
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         let Some((key, _)) = self.table.iter().next() else {

@@ -24,8 +24,10 @@ fn the_example_shows_every_default() {
 
     let needed = "[vm]\nname=\"web\"\nmemory_mib=256\nkernel=\"images/vmlinux\"\n\
         initramfs=\"images/initramfs.cpio\"\n[network]\ntap=\"tap0\"\nannounce=[\"10.0.0.5\"]\n\
-        [channel]\naddress=\"10.1.0.1:7071\"\n[arbiter]\nurl=\"http://10.0.0.9:7070\"\n\
-        [log]\ndir=\"log\"\n";
+        [channel]\naddress=\"10.1.0.1:7071\"\n[arbiter]\nurl=\"https://10.0.0.9:7070\"\n\
+        [log]\ndir=\"log\"\n[tls]\ncertificate=\"tls/host.pem\"\nkey=\"tls/host.key\"\n\
+        authority=\"tls/ca.pem\"\nprimary=[\"host-a\",\"host-b\"]\nbackup=[\"host-a\",\"host-b\"]\n\
+        arbiter=[\"arbiter\"]\n";
     let by_default = read(needed).unwrap();
     assert_eq!(
         Config {
@@ -42,7 +44,8 @@ fn the_example_shows_every_default() {
 #[test]
 fn the_arbiter_may_be_an_etcd_cluster() {
     let url = "etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/understudy";
-    let config = read(&format!("{MINIMAL}[arbiter]\nurl = \"{url}\"\n")).unwrap();
+    let private = "[tls]\nplain_text = true\n";
+    let config = read(&format!("{MINIMAL}[arbiter]\nurl = \"{url}\"\n{private}")).unwrap();
     assert_eq!(config.arbiter().unwrap(), url);
 }
 
@@ -169,7 +172,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "\"vmlinux\"",
-        "\"k\"\n[channel]\naddress = \"10.1.0.1:1\"\nsuspect_ms = 20",
+        "\"k\"\n[channel]\naddress = \"127.0.0.1:1\"\nsuspect_ms = 20",
         "channel.suspect_ms = 20 is out of range; give a whole number from 60 to 600000 ms, at least three heartbeats",
     ),
     (
@@ -181,6 +184,41 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "\"vmlinux\"",
         "\"k\"\n[arbiter]",
         "arbiter.url is missing; give the arbiter's address",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[channel]\naddress = \"10.1.0.1:1\"",
+        "channel.address = \"10.1.0.1:1\" is not on this machine, and nothing protects it; add [tls]",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[arbiter]\nurl = \"http://10.1.0.1\"",
+        "arbiter.url = \"http://10.1.0.1\" is not on this machine, and is spoken to in plain text; write https",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[arbiter]\nurl = \"https://10.1.0.1\"\n[tls]\nplain_text = true",
+        "arbiter.url = \"https://10.1.0.1\" is in TLS, and there is no certificate",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[tls]\nplain_text = \"yes\"",
+        "tls.plain_text = \"yes\" is text, not true or false",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[tls]",
+        "tls.certificate is missing; give certificate, key and authority, or plain_text = true",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[tls]\nplain_text = true\nkey = \"k\"",
+        "there is no key tls.key; did you mean key?",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[tls]\ncertificate = \"c\"\nkey = \"k\"\nauthority = \"a\"\nprimary = [\"*\"]",
+        "tls.primary = [\"*\"] has \"*\", which is no name of a certificate",
     ),
     (
         "[vm]",

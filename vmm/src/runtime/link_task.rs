@@ -1,4 +1,5 @@
-//! Carries the logging channel's messages over TCP: one connection at a time, numbered.
+//! Carries the logging channel's messages over TCP, in TLS where the pair has certificates: one connection
+//! at a time, numbered.
 //!
 //! A reader task and a writer task per connection; the node sees [`LinkEvent`]s and writes to a
 //! queue, so that a peer that stopped reading can never hold up the node and its clocks. The queue
@@ -9,11 +10,12 @@ use logging_channel::codec::EncodedLog;
 use logging_channel::frame::FRAME_BYTES_MAX;
 use logging_channel::message::Message;
 use logging_channel::transport::TransportError;
-use logging_channel::transport::tcp::{Connection, FrameReader, FrameWriter, Listener};
+use logging_channel::transport::tcp::{FrameReader, FrameWriter};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tls::{Dial, Door, Stream};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,7 +29,7 @@ const WRITE_BATCH_MAX: usize = 64;
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest time for one try.
-const CONNECT_TIMEOUT_MS: u64 = 2_000;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What happens on the link.
 #[derive(Debug)]
@@ -58,30 +60,23 @@ pub(super) enum LinkEvent {
 
 /// Accepts backups, one connection after the other. While one is in use, whoever else connects is
 /// turned away here: a port scan must not cost the pair its connection.
-pub(super) async fn listen(listener: Listener, events: Sender<LinkEvent>) {
+pub(super) async fn listen(mut door: Door, events: Sender<LinkEvent>) {
     let mut number = 0;
     let places = Arc::new(Semaphore::new(1));
     loop {
-        match listener.accept().await {
-            Ok((connection, peer)) => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    tracing::warn!(%peer, "turned away: the logging channel has its connection");
-                    drop(connection);
-                    continue;
-                };
-                number += 1;
-                tracing::info!(%peer, "backup connected");
-                if open(connection, number, &events, Some(place))
-                    .await
-                    .is_none()
-                {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(CONNECT_PAUSE).await;
-            }
+        let accepted = door.next().await;
+        let (peer, names) = (accepted.peer, accepted.names);
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!(%peer, ?names, "turned away: the logging channel has its connection");
+            continue;
+        };
+        number += 1;
+        tracing::info!(%peer, ?names, "backup connected");
+        if open(accepted.stream, number, &events, Some(place))
+            .await
+            .is_none()
+        {
+            return;
         }
     }
 }
@@ -89,21 +84,26 @@ pub(super) async fn listen(listener: Listener, events: Sender<LinkEvent>) {
 /// Connects to the primary; once connected, again whenever it is asked to.
 pub(super) async fn connect(
     primary: SocketAddr,
+    dial: Dial,
     events: Sender<LinkEvent>,
     mut again: Receiver<()>,
 ) {
     let mut number = 0;
     loop {
-        match Connection::connect(primary, CONNECT_TIMEOUT_MS).await {
-            Ok(connection) => {
+        match tokio::time::timeout(CONNECT_TIMEOUT, dial.connect(primary)).await {
+            Ok(Ok(stream)) => {
                 number += 1;
-                if open(connection, number, &events, None).await.is_none()
+                if open(stream, number, &events, None).await.is_none()
                     || again.recv().await.is_none()
                 {
                     return;
                 }
             }
-            Err(error) => tracing::debug!(%primary, %error, "primary not reached"),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                tracing::warn!(%primary, %error, "what listens there is not our primary");
+            }
+            Ok(Err(error)) => tracing::debug!(%primary, %error, "primary not reached"),
+            Err(_) => tracing::debug!(%primary, "primary not reached in time"),
         }
         tokio::time::sleep(CONNECT_PAUSE).await;
     }
@@ -112,12 +112,13 @@ pub(super) async fn connect(
 /// Starts the two tasks of a connection; `None` when the node is gone. The place is free again when
 /// the node has let go of the connection and what it sent is written.
 async fn open(
-    connection: Connection,
+    stream: Stream,
     number: u64,
     events: &Sender<LinkEvent>,
     place: Option<OwnedSemaphorePermit>,
 ) -> Option<()> {
-    let (reader, writer) = connection.split();
+    let (reader, writer) = tokio::io::split(stream);
+    let (reader, writer) = (FrameReader::new(reader), FrameWriter::new(writer));
     let (queue, messages) = unbounded_channel();
     events
         .send(LinkEvent::Connected {
@@ -134,7 +135,7 @@ async fn open(
     Some(())
 }
 
-async fn read(mut reader: FrameReader<OwnedReadHalf>, number: u64, events: Sender<LinkEvent>) {
+async fn read(mut reader: FrameReader<ReadHalf<Stream>>, number: u64, events: Sender<LinkEvent>) {
     let cause = loop {
         match reader.next().await {
             Ok(Some(message)) => {
@@ -154,7 +155,10 @@ async fn read(mut reader: FrameReader<OwnedReadHalf>, number: u64, events: Sende
     let _ = events.send(LinkEvent::Gone { number, cause }).await;
 }
 
-async fn write(mut writer: FrameWriter<OwnedWriteHalf>, mut messages: UnboundedReceiver<Message>) {
+async fn write(
+    mut writer: FrameWriter<WriteHalf<Stream>>,
+    mut messages: UnboundedReceiver<Message>,
+) {
     let mut batch = Vec::new();
     while messages.recv_many(&mut batch, WRITE_BATCH_MAX).await > 0 {
         for message in batch.drain(..) {
@@ -176,7 +180,7 @@ async fn write(mut writer: FrameWriter<OwnedWriteHalf>, mut messages: UnboundedR
 
 /// Queues a message, writing first what is queued already when it would be too much.
 async fn put(
-    writer: &mut FrameWriter<OwnedWriteHalf>,
+    writer: &mut FrameWriter<WriteHalf<Stream>>,
     message: &Message,
 ) -> Result<(), TransportError> {
     if writer.queued_bytes() >= FRAME_BYTES_MAX {
@@ -198,70 +202,5 @@ async fn put(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use logging_channel::message::Heartbeat;
-    use tokio::sync::mpsc::channel;
-
-    const BEAT: Message = Message::Heartbeat(Heartbeat {
-        released: logging_channel::record::LogIndex(0),
-    });
-
-    async fn connection(to: SocketAddr) -> Connection {
-        Connection::connect(to, CONNECT_TIMEOUT_MS)
-            .await
-            .expect("listens")
-    }
-
-    /// Connects until the one place is free again.
-    async fn connected(to: SocketAddr, link: &mut Receiver<LinkEvent>) -> (u64, Connection) {
-        loop {
-            let peer = connection(to).await;
-            tokio::select! {
-                event = link.recv() => match event {
-                    Some(LinkEvent::Connected { number, .. }) => return (number, peer),
-                    Some(LinkEvent::Gone { .. }) => {}
-                    other => panic!("{other:?}"),
-                },
-                () = tokio::time::sleep(CONNECT_PAUSE) => {}
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn strangers_are_turned_away_while_a_connection_is_in_use() {
-        let listener = Listener::bind(("127.0.0.1", 0)).await.expect("binds");
-        let address = listener.local_address().expect("bound");
-        let (events, mut link) = channel(EVENTS_MAX);
-        let task = tokio::spawn(listen(listener, events));
-        let (mut from_primary, mut to_primary) = connection(address).await.split();
-        let Some(LinkEvent::Connected { number: 1, writer }) = link.recv().await else {
-            panic!("the first is welcome");
-        };
-        for _ in 0..100 {
-            let (mut reader, _writer) = connection(address).await.split();
-            // Closed or reset, without a word.
-            assert!(!matches!(reader.next().await, Ok(Some(_))));
-        }
-        // The pair noticed nothing, in either direction.
-        to_primary.send(&BEAT).await.expect("still open");
-        let said = link.recv().await;
-        assert!(
-            matches!(
-                said,
-                Some(LinkEvent::Said {
-                    number: 1,
-                    message: BEAT
-                })
-            ),
-            "{said:?}"
-        );
-        writer.send(BEAT).expect("still open");
-        assert_eq!(from_primary.next().await.expect("still open"), Some(BEAT));
-        // When the node lets go of it, the next is welcome.
-        drop((writer, from_primary, to_primary));
-        let (number, _peer) = connected(address, &mut link).await;
-        assert_eq!(number, 2);
-        task.abort();
-    }
-}
+#[path = "link_task_tests.rs"]
+mod tests;

@@ -23,6 +23,7 @@ mod network;
 mod next_instruction;
 mod node_task;
 mod replay;
+mod secure;
 mod session;
 pub mod vcpu_thread;
 pub mod watchdog;

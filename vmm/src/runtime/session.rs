@@ -7,6 +7,7 @@ use super::link_task;
 use super::log_thread::LogThread;
 use super::network::Network;
 use super::node_task::{NodeEnd, NodeTask, Ports};
+use super::secure::{arbiter_dial, channel_dial, channel_door};
 use super::vcpu_thread::{OUTBOX_BATCHES_MAX, VcpuEnd, VcpuReport, drive};
 use super::watchdog::{StretchMeter, Watchdog, WatchdogConfig};
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
@@ -24,10 +25,9 @@ use logging_channel::record::{ClockKind, RecordBody, Start};
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
 use logging_channel::segment::writer::SegmentWriter;
-use logging_channel::transport::TransportError;
-use logging_channel::transport::tcp::Listener;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
+use tls::TlsError;
 use tokio::sync::{mpsc, watch};
 
 /// Bytes of output that may wait for acknowledgement before the guest is stopped.
@@ -51,9 +51,27 @@ pub enum RuntimeError {
     /// The log on disk.
     #[error(transparent)]
     Log(#[from] SegmentError),
-    /// The logging channel.
+    /// Certificates.
     #[error(transparent)]
-    Channel(#[from] TransportError),
+    Tls(#[from] TlsError),
+    /// The address where the primary listens.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// This host's certificate is not one of those that may have the role.
+    #[error(
+        "this host's certificate names {names:?}, none of which may be {role}: see [tls] {role}"
+    )]
+    Role {
+        /// Names in the certificate.
+        names: Vec<String>,
+        /// `primary` or `backup`.
+        role: &'static str,
+    },
     /// The arbiter's address.
     #[error(transparent)]
     Arbiter(#[from] AddressError),
@@ -114,8 +132,7 @@ pub async fn primary(
     after_generation: u64,
 ) -> Result<NodeEnd, RuntimeError> {
     let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
-    let listener = Listener::bind(config.channel()?.address).await?;
-    tokio::spawn(link_task::listen(listener, events));
+    tokio::spawn(link_task::listen(channel_door(config).await?, events));
     let part = Part::Primary { after_generation };
     let claims = claims(config, &options).await?;
     start(config, options, part, link, no_reconnect(), claims).await
@@ -128,7 +145,8 @@ pub async fn primary(
 pub async fn backup(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
     let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
     let (reconnect, again) = mpsc::channel(1);
-    tokio::spawn(link_task::connect(config.channel()?.address, events, again));
+    let (primary, dial) = (config.channel()?.address, channel_dial(config)?);
+    tokio::spawn(link_task::connect(primary, dial, events, again));
     let claims = claims(config, &options).await?;
     start(config, options, Part::Backup, link, reconnect, claims).await
 }
@@ -151,7 +169,7 @@ async fn claims(
         tries_max: 1,
         ..RetryPolicy::default()
     };
-    let client = ArbiterClient::new(config.arbiter()?, policy)?;
+    let client = ArbiterClient::dialled(config.arbiter()?, policy, arbiter_dial(config)?)?;
     if !client.warm().await {
         tracing::warn!(arbiter = client.url(), "arbiter not reached yet");
     }

@@ -20,7 +20,8 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 /// Which workspace crates a workspace crate may depend on.
 const EDGES: &[(&str, &[&str])] = &[
     ("understudy-logging-channel", &[]),
-    ("understudy-arbiter", &[]),
+    ("understudy-tls", &[]),
+    ("understudy-arbiter", &["understudy-tls"]),
     ("understudy-inspect", &["understudy-logging-channel"]),
     ("understudy-vmm", PRODUCT),
     ("witness", &[]),
@@ -32,6 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
 
 const PRODUCT: &[&str] = &[
     "understudy-logging-channel",
+    "understudy-tls",
     "understudy-arbiter",
     "understudy-inspect",
 ];

@@ -1,5 +1,6 @@
 //! `understudy arbiter show | history | override`: what an operator asks an arbiter.
 
+use super::protection::Certificate;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::unless_reader_left;
 use arbiter::client::{ArbiterClient, RetryPolicy};
@@ -23,8 +24,8 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-    $ understudy arbiter show --url http://10.0.0.9:7070
-    $ understudy arbiter show --url etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy web --json
+    $ understudy arbiter show --url http://127.0.0.1:7070
+    $ understudy arbiter show --url etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy web --json --plain-text
 
 Ends with status 7 when the arbiter does not answer.")]
 pub(super) struct ShowArguments {
@@ -41,7 +42,7 @@ pub(super) struct ShowArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-    $ understudy arbiter history --url http://10.0.0.9:7070 web
+    $ understudy arbiter history --url http://10.0.0.9:7070 web --plain-text
 
 An arbiter keeps no times: it has no clock that could be wrong. The service's own log has them. Ends
 with status 7 when the arbiter does not answer.")]
@@ -66,12 +67,12 @@ pub(super) struct HistoryArguments {
 #[command(after_long_help = "\
 Examples:
   Both hosts of `web` are gone, or halted; host-a was the last holder, and is powered off:
-    $ understudy arbiter show --url http://10.0.0.9:7070 web
-    $ understudy arbiter override --url http://10.0.0.9:7070 web --fenced host-a.6f1c22a07d18b3e4.812
+    $ understudy arbiter show --url http://127.0.0.1:7070 web
+    $ understudy arbiter override --url http://127.0.0.1:7070 web --fenced host-a.6f1c22a07d18b3e4.812
     $ understudy primary --config guest.toml --after-generation 4
 
   The arbiter's store was lost; generation 17 was the last that anybody saw:
-    $ understudy arbiter override --url http://10.0.0.9:7070 web --fenced nobody --generation 18
+    $ understudy arbiter override --url http://127.0.0.1:7070 web --fenced nobody --generation 18
 
 Ends with status 4 when the register has another holder, 7 when the arbiter does not answer.")]
 pub(super) struct OverrideArguments {
@@ -89,9 +90,20 @@ pub(super) struct OverrideArguments {
 
 #[derive(Debug, Args)]
 struct Place {
-    /// The arbiter's address, http://HOST:PORT or etcd://HOST:PORT,HOST:PORT/PREFIX.
+    /// The arbiter's address, https://HOST:PORT or etcds://HOST:PORT,HOST:PORT/PREFIX; http and etcd in
+    /// plain text.
     #[arg(long, value_name = "URL")]
     url: String,
+    /// Names that the arbiter's certificate may have.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "arbiter"
+    )]
+    name: Vec<String>,
+    #[command(flatten)]
+    certificate: Certificate,
 }
 
 impl Place {
@@ -102,7 +114,7 @@ impl Place {
             tries_max: 2,
             ..RetryPolicy::default()
         };
-        Ok(ArbiterClient::new(&self.url, policy)?)
+        self.certificate.client(&self.url, &self.name, policy)
     }
 }
 

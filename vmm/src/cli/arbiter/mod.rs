@@ -1,17 +1,16 @@
 //! `understudy arbiter`: serve a store; `ask` is the operator's side.
 
 mod ask;
+mod protection;
 
 use super::exit::{Exit, Failure};
 use arbiter::client::RetryPolicy;
 use arbiter::server;
 use arbiter::store::{EmbeddedStore, EtcdStore, Store, StoreError};
 use clap::Args;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Serve the arbiter, which decides which host may run a guest.
@@ -27,21 +26,24 @@ use tokio::signal::unix::{SignalKind, signal};
 Examples:
   The first time, make the store; a store is never made without being told to, because an arbiter
   that does not find its store must not begin anew:
-    $ understudy arbiter --listen 10.0.0.9:7070 --store /var/lib/understudy/arbiter.redb --create
+    $ understudy arbiter --listen 10.0.0.9:7070 --store /var/lib/understudy/arbiter.redb --create \\
+        --tls-certificate arbiter.pem --tls-key arbiter.key --tls-authority ca.pem --access access.toml
 
-  From then on:
-    $ understudy arbiter --listen 10.0.0.9:7070 --store /var/lib/understudy/arbiter.redb
+  From then on the same without --create. On a private link, without certificates:
+    $ understudy arbiter --listen 10.0.0.9:7070 --store /var/lib/understudy/arbiter.redb --plain-text
 
   What does it know?
-    $ understudy arbiter show --url http://10.0.0.9:7070
-    $ curl http://10.0.0.9:7070/v1/vms/web
+    $ understudy arbiter show --url https://10.0.0.9:7070 --name arbiter \\
+        --tls-certificate alice.pem --tls-key alice.key --tls-authority ca.pem
+    $ curl --cert alice.pem --key alice.key --cacert ca.pem --resolve arbiter:7070:10.0.0.9 \\
+        https://arbiter:7070/v1/vms/web
 
   From a replicated store, an etcd cluster (hosts can also ask the cluster themselves, without this
   service: [arbiter] url = \"etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy\"):
-    $ understudy arbiter --listen 10.0.0.9:7070 --store etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy
+    $ understudy arbiter --listen 10.0.0.9:7070 --store etcd://10.0.0.1,10.0.0.2,10.0.0.3/understudy --plain-text
 
-  SIGTERM or SIGINT ends it after the requests in progress. Whoever reaches the port can claim: keep
-  it on a trusted network."
+  SIGTERM or SIGINT ends it after the requests in progress. In plain text, whoever reaches the port
+  can claim."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -55,6 +57,14 @@ pub(super) struct Arguments {
     /// Make the store if there is none.
     #[arg(long)]
     create: bool,
+    /// Who may do what, TOML: `operators = ["alice"]`, then `[hosts]` with `web = ["host-a", "host-b"]`.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    access: Option<PathBuf>,
+    /// Names in the certificates of the etcd cluster that the store is in (etcds://...).
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    cluster: Vec<String>,
+    #[command(flatten)]
+    certificate: protection::Certificate,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -63,17 +73,18 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Failed, error))?;
-    match (arguments.command, arguments.listen, arguments.store) {
-        (Some(command), ..) => runtime.block_on(ask::run(&command)),
+    match (&arguments.command, arguments.listen, &arguments.store) {
+        (Some(command), ..) => runtime.block_on(ask::run(command)),
         (None, Some(listen), Some(store)) => match store.to_str() {
             Some(url) if url.starts_with("etcd://") => {
                 let handle = runtime.handle().clone();
-                let store = EtcdStore::new(url, RetryPolicy::default(), handle)?;
-                runtime.block_on(serve(listen, store))
+                let dial = arguments.certificate.dial(url, &arguments.cluster)?;
+                let store = EtcdStore::new(url, RetryPolicy::default(), &dial, handle)?;
+                runtime.block_on(serve(listen, &arguments, store))
             }
             _ => {
-                let store = open(store, arguments.create)?;
-                runtime.block_on(serve(listen, store))
+                let store = open(store.clone(), arguments.create)?;
+                runtime.block_on(serve(listen, &arguments, store))
             }
         },
         // clap demands both.
@@ -98,17 +109,19 @@ fn open(path: PathBuf, create: bool) -> Result<EmbeddedStore, StoreError> {
     }
 }
 
-async fn serve(listen: SocketAddr, store: impl Store) -> Result<(), Failure> {
-    let cannot_listen = |error: io::Error| {
-        let error = anyhow::Error::new(error).context(format!("cannot listen on {listen}"));
-        Failure::new(Exit::Failed, error)
-            .remedy("give an address of this machine and a port that is free")
-    };
+async fn serve(
+    listen: SocketAddr,
+    arguments: &Arguments,
+    store: impl Store,
+) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(cannot_listen)?;
-    tracing::info!(%address, "arbiter listening");
+    let certificate = &arguments.certificate;
+    let (door, access) = certificate
+        .door(listen, arguments.access.as_deref())
+        .await?;
+    let (address, tls) = (door.local_address()?, access.is_some());
+    tracing::info!(%address, tls, "arbiter listening");
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -116,7 +129,7 @@ async fn serve(listen: SocketAddr, store: impl Store) -> Result<(), Failure> {
         }
         tracing::info!("stopping");
     };
-    match server::serve(listener, Arc::new(store), stop).await {
+    match server::serve_behind(door, access, Arc::new(store), stop).await {
         Ok(()) => Ok(()),
         Err(server::ServeError::Store(error)) => Err(error.into()),
     }
