@@ -1,6 +1,6 @@
 //! Reads event logs for people and their tools: whole or damaged, finished or being written.
 //!
-//! Everything streams: memory is that of one frame and of the report, whatever the log's size. Nothing
+//! Everything streams: memory is that of a few frames and of the report, whatever the log's size. Nothing
 //! here writes to a log, and nothing is ever replayed from what is salvaged here. What the log does not
 //! hold (host time, acknowledgements, transmitted bytes) is said to be missing, never invented:
 //! `docs/inspecting.md`.
@@ -12,7 +12,9 @@
 
 #![forbid(unsafe_code)]
 
+mod ahead;
 pub mod diff;
+mod digits;
 pub mod export;
 pub mod facts;
 pub mod filter;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::digits;
 use crate::facts::Facts;
 use crate::hex::Digits;
 use crate::packet::Packet;
@@ -13,8 +14,8 @@ use crate::theme::Theme;
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
 use logging_channel::record::{OutputDevice, Record, RecordBody};
 use serde::Serialize;
-use std::fmt;
-use std::io::{self, Write};
+use std::fmt::{self, Write as _};
+use std::io;
 
 /// Most bytes of console text that a line repeats.
 const TEXT_BYTES_SHOWN: usize = 48;
@@ -86,7 +87,7 @@ impl<'a> Line<'a> {
 ///
 /// # Errors
 /// When `out` cannot be written.
-pub fn write_json(out: &mut impl Write, facts: &Facts<'_>, bytes: usize) -> io::Result<()> {
+pub fn write_json(out: &mut impl io::Write, facts: &Facts<'_>, bytes: usize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, &Line::of(facts, bytes))?;
     out.write_all(b"\n")
 }
@@ -95,7 +96,7 @@ pub fn write_json(out: &mut impl Write, facts: &Facts<'_>, bytes: usize) -> io::
 ///
 /// # Errors
 /// When `out` cannot be written.
-pub fn write_hole_json(out: &mut impl Write, hole: &Hole) -> io::Result<()> {
+pub fn write_hole_json(out: &mut impl io::Write, hole: &Hole) -> io::Result<()> {
     serde_json::to_writer(&mut *out, &serde_json::json!({ "damage": hole }))?;
     out.write_all(b"\n")
 }
@@ -106,6 +107,15 @@ pub struct Text<'a>(pub &'a Facts<'a>, pub Theme);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = String::new();
+        self.push(&mut line);
+        f.write_str(&line)
+    }
+}
+
+impl Text<'_> {
+    /// Appends the line, without a line feed, to `out`.
+    pub fn push(&self, out: &mut String) {
         let (facts, theme) = (self.0, self.1);
         let Record {
             index,
@@ -113,19 +123,40 @@ impl fmt::Display for Text<'_> {
             guest_time,
             body,
         } = facts.record;
-        write!(f, "{:>8} ", index.0)?;
+        digits::push_right(out, index.0, 8);
+        out.push(' ');
         match point.kind {
-            PointKind::Exit => write!(f, "{:>10}", point.exits)?,
-            PointKind::Between => write!(f, "{:>10}", PointText(point).to_string())?,
+            PointKind::Exit => digits::push_right(out, point.exits, 10),
+            PointKind::Between => {
+                let _ = write!(out, "{:>10}", PointText(point).to_string());
+            }
         }
+        out.push(' ');
+        digits::push_hex(out, point.check.into(), 4);
+        out.push(' ');
         let us = guest_time.as_micros();
-        let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
-        write!(f, " {:04x} {seconds:>5}.{micros:06} ", point.check)?;
+        digits::push_right(out, us / 1_000_000, 5);
+        out.push('.');
+        digits::push_zeros(out, us % 1_000_000, 6);
+        out.push(' ');
         let name = facts.kind.name();
+        theme.push_kind(out, facts.kind, name);
         if matches!(body, RecordBody::Timer | RecordBody::Progress) {
-            return write!(f, "{}", theme.kind(facts.kind, name));
+            return;
         }
-        write!(f, "{:<8} {}", theme.kind(facts.kind, name), Content(facts))
+        (name.len()..9).for_each(|_| out.push(' '));
+        Content(facts).push(out);
+    }
+
+    /// Writes the line and a line feed; `buffer` is overwritten.
+    ///
+    /// # Errors
+    /// When `out` cannot be written.
+    pub fn write_line(&self, out: &mut impl io::Write, buffer: &mut String) -> io::Result<()> {
+        buffer.clear();
+        self.push(buffer);
+        buffer.push('\n');
+        out.write_all(buffer.as_bytes())
     }
 }
 
@@ -168,45 +199,82 @@ pub struct Content<'a>(pub &'a Facts<'a>);
 
 impl fmt::Display for Content<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.push(&mut text);
+        f.write_str(&text)
+    }
+}
+
+impl Content<'_> {
+    /// Appends it to `out`: what most records are without `fmt`.
+    fn push(&self, out: &mut String) {
         match &self.0.record.body {
-            RecordBody::Start(start) => write!(
-                f,
-                "vm {} generation {} clock {:?} memory {} MiB cpu {} kernel {} cmdline {:?}",
-                start.vm,
-                start.generation,
-                start.clock,
-                start.memory_bytes >> 20,
-                start.cpu_model,
-                Digits(&start.kernel_sha256[..8]),
-                start.cmdline,
-            ),
-            RecordBody::Timer | RecordBody::Progress => Ok(()),
-            RecordBody::Console(bytes) => {
-                let shown = &bytes[..bytes.len().min(TEXT_BYTES_SHOWN)];
-                write!(f, "{} bytes \"{}\"", bytes.len(), shown.escape_ascii())
-            }
             RecordBody::Packet { device, bytes } => {
-                write!(f, "net{device} {} bytes ", bytes.len())?;
-                self.0.packet().map_or(Ok(()), |packet| packet.fmt(f))
+                out.push_str("net");
+                digits::push(out, (*device).into());
+                out.push(' ');
+                digits::push(out, bytes.len() as u64);
+                out.push_str(" bytes ");
+                if let Some(packet) = self.0.packet() {
+                    packet.push(out);
+                }
             }
-            RecordBody::Entropy(bytes) => write!(f, "{} bytes", bytes.len()),
             RecordBody::Output(output) => {
                 match output.device {
-                    OutputDevice::Console => f.write_str("console")?,
-                    OutputDevice::Network(number) => write!(f, "net{number}")?,
+                    OutputDevice::Console => out.push_str("console"),
+                    OutputDevice::Network(number) => {
+                        out.push_str("net");
+                        digits::push(out, number.into());
+                    }
                 }
-                write!(f, " {} bytes crc32c {:08x}", output.length, output.digest)
+                out.push(' ');
+                digits::push(out, output.length.into());
+                out.push_str(" bytes crc32c ");
+                digits::push_hex(out, output.digest.into(), 8);
             }
             RecordBody::Mark(digests) => {
-                let (registers, devices) = (digests.registers, digests.devices);
-                write!(f, "registers {registers:016x} devices {devices:016x}")?;
-                digests
-                    .memory
-                    .map_or(Ok(()), |memory| write!(f, " memory {memory:016x}"))
+                out.push_str("registers ");
+                digits::push_hex(out, digests.registers, 16);
+                out.push_str(" devices ");
+                digits::push_hex(out, digests.devices, 16);
+                if let Some(memory) = digests.memory {
+                    out.push_str(" memory ");
+                    digits::push_hex(out, memory, 16);
+                }
             }
-            RecordBody::Control(control) => write!(f, "{control:?}"),
-            RecordBody::End(reason) => write!(f, "{reason:?}"),
+            body => {
+                // A String takes everything.
+                let _ = seldom(out, body);
+            }
         }
+    }
+}
+
+fn seldom(f: &mut String, body: &RecordBody) -> fmt::Result {
+    match body {
+        RecordBody::Start(start) => write!(
+            f,
+            "vm {} generation {} clock {:?} memory {} MiB cpu {} kernel {} cmdline {:?}",
+            start.vm,
+            start.generation,
+            start.clock,
+            start.memory_bytes >> 20,
+            start.cpu_model,
+            Digits(&start.kernel_sha256[..8]),
+            start.cmdline,
+        ),
+        RecordBody::Timer
+        | RecordBody::Progress
+        | RecordBody::Packet { .. }
+        | RecordBody::Output(_)
+        | RecordBody::Mark(_) => Ok(()),
+        RecordBody::Console(bytes) => {
+            let shown = &bytes[..bytes.len().min(TEXT_BYTES_SHOWN)];
+            write!(f, "{} bytes \"{}\"", bytes.len(), shown.escape_ascii())
+        }
+        RecordBody::Entropy(bytes) => write!(f, "{} bytes", bytes.len()),
+        RecordBody::Control(control) => write!(f, "{control:?}"),
+        RecordBody::End(reason) => write!(f, "{reason:?}"),
     }
 }
 

@@ -6,9 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::digits;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice, icmpv4, icmpv6};
 use serde::Serialize;
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What is above Ethernet.
@@ -66,7 +68,7 @@ impl Protocol {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tcp {
     /// Flags, as `SYN`, `SYN,ACK`.
-    pub flags: String,
+    pub flags: Cow<'static, str>,
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number; meaningful with the flag `ACK`.
@@ -128,10 +130,12 @@ impl Packet {
         if let Some(LinkSlice::Ethernet2(link)) = &sliced.link {
             packet.mac = Some((link.source(), link.destination()));
             packet.payload = link.payload().payload.len();
-            packet.info = format!("type {:04x}", link.ether_type().0);
+            if sliced.net.is_none() {
+                packet.info = format!("type {:04x}", link.ether_type().0);
+            }
         }
         if let Some(net) = &sliced.net {
-            packet.take_net(net);
+            packet.take_net(net, sliced.transport.is_some());
         }
         if let Some(transport) = &sliced.transport {
             packet.take_transport(transport);
@@ -139,7 +143,8 @@ impl Packet {
         packet
     }
 
-    fn take_net(&mut self, net: &LaxNetSlice<'_>) {
+    /// `transport` when what is above follows, and says more.
+    fn take_net(&mut self, net: &LaxNetSlice<'_>, transport: bool) {
         self.info.clear();
         let number = match net {
             LaxNetSlice::Ipv4(ip) => {
@@ -165,7 +170,9 @@ impl Packet {
         self.payload = net
             .ip_payload_ref()
             .map_or(0, |payload| payload.payload.len());
-        self.info += &format!("protocol {}", number.0);
+        if !transport {
+            self.info += &format!("protocol {}", number.0);
+        }
     }
 
     fn take_arp(&mut self, arp: &etherparse::ArpPacketSlice<'_>) {
@@ -222,47 +229,78 @@ impl Packet {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.push(&mut text);
+        f.write_str(&text)
+    }
+}
+
+impl Packet {
+    /// Appends it in one line to `out`.
+    pub(crate) fn push(&self, out: &mut String) {
         match (self.src, self.dst, self.mac) {
             (Some(src), Some(dst), _) if self.proto != Protocol::Arp => {
-                endpoint(f, src, self.src_port)?;
-                f.write_str(" > ")?;
-                endpoint(f, dst, self.dst_port)?;
-                write!(f, " {}", self.proto.name())?;
+                push_endpoint(out, src, self.src_port);
+                out.push_str(" > ");
+                push_endpoint(out, dst, self.dst_port);
+                out.push(' ');
+                out.push_str(self.proto.name());
             }
             (_, _, Some((src, dst))) => {
-                write!(f, "{} > {}", mac_text(&src), mac_text(&dst))?;
+                out.push_str(&mac_text(&src));
+                out.push_str(" > ");
+                out.push_str(&mac_text(&dst));
                 if self.proto == Protocol::Arp {
-                    f.write_str(" arp")?;
+                    out.push_str(" arp");
                 }
             }
             _ => {}
         }
         if let Some(tcp) = &self.tcp {
-            write!(f, " {} seq {}", tcp.flags, tcp.seq)?;
+            out.push(' ');
+            out.push_str(&tcp.flags);
+            push_number(out, " seq ", tcp.seq.into());
             if tcp.flags.contains("ACK") {
-                write!(f, " ack {}", tcp.ack)?;
+                push_number(out, " ack ", tcp.ack.into());
             }
-            write!(f, " win {}", tcp.window)?;
+            push_number(out, " win ", tcp.window.into());
         }
         if !self.info.is_empty() {
-            let space = if self.mac.is_some() { " " } else { "" };
-            write!(f, "{space}{}", self.info)?;
+            if self.mac.is_some() {
+                out.push(' ');
+            }
+            out.push_str(&self.info);
         }
         if self.mac.is_some() && self.proto != Protocol::Arp {
-            write!(f, " len {}", self.payload)?;
+            push_number(out, " len ", self.payload as u64);
         }
         if self.cut && self.mac.is_some() {
-            f.write_str(" (cut short)")?;
+            out.push_str(" (cut short)");
         }
-        Ok(())
     }
 }
 
-fn endpoint(f: &mut fmt::Formatter<'_>, ip: IpAddr, port: Option<u16>) -> fmt::Result {
-    match (ip, port) {
-        (IpAddr::V6(ip), Some(port)) => write!(f, "[{ip}]:{port}"),
-        (ip, Some(port)) => write!(f, "{ip}:{port}"),
-        (ip, None) => write!(f, "{ip}"),
+fn push_number(out: &mut String, name: &str, number: u64) {
+    out.push_str(name);
+    digits::push(out, number);
+}
+
+fn push_endpoint(out: &mut String, ip: IpAddr, port: Option<u16>) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (number, byte) in ip.octets().into_iter().enumerate() {
+                if number > 0 {
+                    out.push('.');
+                }
+                digits::push(out, byte.into());
+            }
+        }
+        // A String takes everything.
+        IpAddr::V6(ip) if port.is_some() => drop(write!(out, "[{ip}]")),
+        IpAddr::V6(ip) => drop(write!(out, "{ip}")),
+    }
+    if let Some(port) = port {
+        push_number(out, ":", port.into());
     }
 }
 
@@ -274,7 +312,16 @@ fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     Some(Ipv6Addr::from(sixteen).into())
 }
 
-fn flags(tcp: &etherparse::TcpSlice<'_>) -> String {
+fn flags(tcp: &etherparse::TcpSlice<'_>) -> Cow<'static, str> {
+    let seldom = tcp.fin() || tcp.rst() || tcp.urg() || tcp.ece() || tcp.cwr();
+    match (tcp.syn(), tcp.psh(), tcp.ack()) {
+        (false, false, true) if !seldom => "ACK".into(),
+        (false, true, true) if !seldom => "PSH,ACK".into(),
+        _ => all_flags(tcp).into(),
+    }
+}
+
+fn all_flags(tcp: &etherparse::TcpSlice<'_>) -> String {
     let all = [
         (tcp.syn(), "SYN"),
         (tcp.fin(), "FIN"),

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::ahead;
 use crate::place::{Place, Range};
 use logging_channel::codec::Placed;
 use logging_channel::record::LogIndex;
@@ -99,19 +100,20 @@ pub fn walk_frames(
     from: Option<Place>,
     mut each: impl FnMut(&Salvaged) -> io::Result<Step>,
 ) -> Result<Damage, WalkError> {
-    let mut salvager = open(dir, from)?;
     let mut damage = Damage::default();
     let mut empty = true;
-    while let Some(item) = salvager.next()? {
+    ahead::each(open(dir, from)?, |item| {
         empty = false;
-        damage.see(&item);
-        match each(&item) {
-            Ok(Step::On) => {}
-            Ok(Step::Stop) => return Ok(damage),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Damage::default()),
-            Err(error) => return Err(error.into()),
+        damage.see(item);
+        match each(item) {
+            Ok(step) => Ok(step),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                damage = Damage::default();
+                Ok(Step::Stop)
+            }
+            Err(error) => Err(error.into()),
         }
-    }
+    })?;
     if empty {
         return Err(WalkError::NoLog(dir.to_owned()));
     }

@@ -4,7 +4,7 @@
 
 use crate::kind::Kind;
 use anstyle::{AnsiColor, Style};
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// Whether, and how, text is coloured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +38,16 @@ impl Theme {
             Style::new().fg_color(Some(anstyle::Color::Ansi(colour))),
             text,
         )
+    }
+
+    /// Appends `text` in the colour of `kind` to `out`.
+    pub(crate) fn push_kind(self, out: &mut String, kind: Kind, text: &str) {
+        if self.on {
+            // A String takes everything.
+            let _ = write!(out, "{}", self.kind(kind, text));
+        } else {
+            out.push_str(text);
+        }
     }
 
     /// `text` as a warning.

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod gap;
+mod inspect;
 mod log;
 mod measure;
 mod service;
+mod synthetic_log;
 mod work;
 
 use anyhow::Result;
@@ -24,7 +26,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// Sections to measure: work, service, log, gap; all when none is named
+    /// Sections to measure: work, service, log, gap, inspect; all when none is named
     sections: Vec<String>,
     /// Kills for the client-visible gap
     #[arg(long, default_value_t = 20, value_name = "N")]
@@ -47,6 +49,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("service", service::measure),
     ("log", log::measure),
     ("gap", gap::measure),
+    ("inspect", inspect::measure),
 ];
 
 fn main() -> ExitCode {

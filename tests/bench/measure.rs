@@ -29,6 +29,9 @@ const TARGETS: &[(&str, Target)] = &[
     ("timer_record_bytes", Target::AtMost(8.0)),
     ("packet_overhead_bytes", Target::AtMost(16.0)),
     ("replay_over_record", Target::AtLeast(1.0)),
+    ("log_stat_speed_ratio", Target::AtLeast(0.5)),
+    ("log_ls_speed_ratio", Target::AtLeast(0.5)),
+    ("log_memory_mib", Target::AtMost(64.0)),
 ];
 
 impl Measures {

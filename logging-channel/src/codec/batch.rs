@@ -302,12 +302,18 @@ impl<'a> BatchDecoder<'a> {
         self.next
     }
 
+    /// Where the records given so far end: each of them follows the one before it.
+    #[must_use]
+    pub const fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
     fn record(&mut self) -> Result<Placed, DecodeError> {
         let offset = self.input.offset();
         let first = self.sequence.next().is_none();
-        let head: u64 = self.input.leaf("head")?;
+        let head = self.input.varint("head")?;
         let tag_offset = self.input.offset();
-        let tag: u8 = self.input.leaf("tag")?;
+        let tag = self.input.byte("tag")?;
         let known = RecordKind::from_tag(tag)
             .filter(|kind| tag & !(TAG_KIND | allowed_flags(*kind, head)) == 0);
         let Some(kind) = known else {
@@ -365,7 +371,7 @@ impl<'a> BatchDecoder<'a> {
             offset,
             fault: Fault::Overflow(what),
         };
-        let check = u16::from_le_bytes(self.input.leaf("register check")?);
+        let check = u16::from_le_bytes(self.input.array("register check")?);
         let mut point = ExecutionPoint {
             exits: self
                 .previous
@@ -382,7 +388,7 @@ impl<'a> BatchDecoder<'a> {
             check,
         };
         if between || tag & TAG_BRANCHES != 0 {
-            let moved: u64 = self.input.leaf("branches")?;
+            let moved = self.input.varint("branches")?;
             if !between && moved == 0 {
                 return Input::fail(offset, Fault::NotCanonical("branches"));
             }
@@ -395,7 +401,7 @@ impl<'a> BatchDecoder<'a> {
         }
         let mut time_us = self.previous.time_us;
         if kind.moves_time() {
-            let moved: u64 = self.input.leaf("guest time")?;
+            let moved = self.input.varint("guest time")?;
             let sum = time_us
                 .checked_add(moved)
                 .filter(|us| *us <= u64::MAX / 1_000);
@@ -422,7 +428,7 @@ impl<'a> BatchDecoder<'a> {
                 RecordBody::Entropy(input.bytes("entropy", INPUT_BYTES_MAX)?.to_vec())
             }
             RecordKind::Packet => RecordBody::Packet {
-                device: input.leaf("network device")?,
+                device: input.byte("network device")?,
                 bytes: input.bytes("packet", PACKET_BYTES_MAX)?.to_vec(),
             },
             RecordKind::Output => {

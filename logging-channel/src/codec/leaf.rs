@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 const CONFIG: Configuration<LittleEndian, Varint, Limit<PAYLOAD_BYTES_MAX>> =
     bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
 
+/// First byte of a varint that has more than one.
+const VARINT_LONG: u8 = 251;
+
 /// Appends `value` to `out`.
 pub(super) fn put<T: Serialize>(out: &mut Vec<u8>, value: T) {
     bincode::serde::encode_into_std_write(value, out, CONFIG)
@@ -80,6 +83,34 @@ impl<'a> Input<'a> {
         Ok(value)
     }
 
+    /// Reads a varint, in its shortest form. Nearly all of them are one byte, for which bincode is not asked.
+    pub(super) fn varint(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        match self.rest().first() {
+            Some(byte) if *byte < VARINT_LONG => {
+                self.offset += 1;
+                Ok(u64::from(*byte))
+            }
+            _ => self.leaf(what),
+        }
+    }
+
+    /// Reads one byte.
+    pub(super) fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
+        self.array(what).map(|[byte]| byte)
+    }
+
+    /// Reads bytes as they are.
+    pub(super) fn array<const N: usize>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<[u8; N], DecodeError> {
+        let Some(bytes) = self.rest().first_chunk() else {
+            return Self::fail(self.offset, Fault::Truncated(what));
+        };
+        self.offset += N;
+        Ok(*bytes)
+    }
+
     /// Reads a length of at most `max` and that many bytes.
     pub(super) fn bytes(
         &mut self,
@@ -87,7 +118,7 @@ impl<'a> Input<'a> {
         max: usize,
     ) -> Result<&'a [u8], DecodeError> {
         let at = self.offset;
-        let length = self.leaf::<u64>(what)?;
+        let length = self.varint(what)?;
         if length > max as u64 {
             return Self::fail(at, Fault::TooLong { what, length, max });
         }

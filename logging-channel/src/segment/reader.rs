@@ -17,6 +17,9 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Room made for the records of a frame at once; most have fewer, and the others grow.
+const RECORDS_EXPECTED: usize = 64;
+
 /// One frame of the log, where it is and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadFrame {
@@ -235,7 +238,7 @@ pub(super) fn read_batch(
     payload: &[u8],
     sequence: &mut Sequence,
 ) -> Result<Vec<Placed>, (u64, SegmentDamage)> {
-    let mut records = Vec::new();
+    let mut records = Vec::with_capacity(RECORDS_EXPECTED);
     walk_batch(payload, sequence, |placed| records.push(placed))?;
     Ok(records)
 }

@@ -66,14 +66,18 @@ pub(super) fn walk_batch(
 ) -> Result<(), (u64, SegmentDamage)> {
     let in_frame = |offset| (frame::HEADER_BYTES + offset) as u64;
     let refuse = |error: DecodeError| (in_frame(error.offset), SegmentDamage::Batch(error));
-    let mut after = *sequence;
-    for placed in BatchDecoder::new(payload).map_err(refuse)? {
+    let mut decoder = BatchDecoder::new(payload).map_err(refuse)?;
+    let mut first = true;
+    for placed in decoder.by_ref() {
         let placed = placed.map_err(refuse)?;
-        let admitted = after.admit(&placed.record);
-        admitted.map_err(|fault| (in_frame(placed.offset), SegmentDamage::Sequence(fault)))?;
+        if std::mem::take(&mut first) {
+            // The decoder sees to it that the others follow this one.
+            let admitted = { *sequence }.admit(&placed.record);
+            admitted.map_err(|fault| (in_frame(placed.offset), SegmentDamage::Sequence(fault)))?;
+        }
         take(placed);
     }
-    *sequence = after;
+    *sequence = decoder.sequence();
     Ok(())
 }
 

@@ -44,6 +44,7 @@ const EDGES: &[(&str, &str)] = &[
         "logging-channel/src/segment/recovery.rs",
         "repairs segment files",
     ),
+    ("inspect/src/ahead.rs", "reads ahead on a thread"),
     (
         "logging-channel/src/transport/tcp.rs",
         "carries bytes with tokio",

@@ -48,6 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn write_log(out: &mut impl Write, arguments: &Arguments) -> Result<Damage, WalkError> {
     let (choice, look) = (&arguments.choice, &arguments.look);
     let theme = look.theme();
+    let mut line = String::new();
     walk(&arguments.dir, choice.range(), |found| {
         match found {
             Found::Hole(hole) if look.json => write_hole_json(out, &hole)?,
@@ -60,7 +61,7 @@ fn write_log(out: &mut impl Write, arguments: &Arguments) -> Result<Damage, Walk
                 if look.json {
                     write_json(out, &facts, placed.length)?;
                 } else {
-                    writeln!(out, "{}", Text(&facts, theme))?;
+                    Text(&facts, theme).write_line(out, &mut line)?;
                 }
             }
         }

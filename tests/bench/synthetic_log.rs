@@ -1,10 +1,7 @@
-//! Writes a log of a busy server to measure the tools with: `synthetic_log DIR MEGABYTES [small]`.
-//!
-//! By default most bytes are packets, as in a log that grows to gigabytes; with `small` there are none, only
-//! timers, outputs and marks of 5 to 28 bytes.
+//! A log of a busy server to measure the tools with: most bytes are packets, as in a log that grows to
+//! gigabytes.
 
-#![forbid(unsafe_code)]
-
+use anyhow::Result;
 use logging_channel::codec::EncodedLog;
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::host_time::{GuestTime, HostTime};
@@ -12,46 +9,36 @@ use logging_channel::record::{
     ClockKind, Digests, LogIndex, Output, OutputDevice, Record, RecordBody, Start,
 };
 use logging_channel::segment::{SegmentWriter, SyncPolicy, TailPolicy, WriterOptions};
-use std::error::Error;
 use std::path::Path;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [dir, megabytes, rest @ ..] = arguments.as_slice() else {
-        return Err("synthetic_log DIR MEGABYTES [small]".into());
-    };
-    let bytes_wanted = megabytes.parse::<u64>()? << 20;
-    let small = rest.first().is_some_and(|word| word == "small");
-    std::fs::create_dir_all(dir)?;
+/// Writes a log of at least so many bytes below `dir`.
+pub(crate) fn write(dir: &Path, bytes_wanted: u64) -> Result<()> {
     let options = WriterOptions {
         sync: SyncPolicy::Never,
         ..WriterOptions::default()
     };
-    let (mut writer, _) = SegmentWriter::open(Path::new(dir), "web", options, TailPolicy::Refuse)?;
+    let (mut writer, _) = SegmentWriter::open(dir, "web", options, TailPolicy::Refuse)?;
     let (mut index, mut bytes) = (0, 0);
     while bytes < bytes_wanted {
         // As the node writes them: about as many records as come in a few milliseconds.
-        let batch: Vec<Record> = (index..index + 64).map(|at| record(at, small)).collect();
+        let batch: Vec<Record> = (index..index + 64).map(record).collect();
         index += 64;
         for log in EncodedLog::encode_all(&batch)? {
             bytes += log.payload().len() as u64;
             writer.append(&log, HostTime(0))?;
         }
     }
-    println!("{index} records, {bytes} bytes");
-    Ok(())
+    Ok(writer.close()?)
 }
 
-fn record(index: u64, small: bool) -> Record {
-    let mut time_us = index / 16 * 400;
+fn record(index: u64) -> Record {
     let body = match index % 16 {
         _ if index == 0 => RecordBody::Start(Box::new(start())),
         0 => RecordBody::Timer,
-        1..=8 if !small => RecordBody::Packet {
+        1..=8 => RecordBody::Packet {
             device: 0,
             bytes: packet(index),
         },
-        1..=8 => RecordBody::Timer,
         9..=12 => RecordBody::Output(Output {
             device: OutputDevice::Network(0),
             length: 1_514,
@@ -64,13 +51,10 @@ fn record(index: u64, small: bool) -> Record {
         }),
         _ => RecordBody::Progress,
     };
-    if index == 0 {
-        time_us = 0;
-    }
     Record {
         index: LogIndex(index),
         point: ExecutionPoint::at_exit(index * 3, u16::try_from(index & 0xffff).unwrap_or(0)),
-        guest_time: GuestTime::from_micros(time_us),
+        guest_time: GuestTime::from_micros(index / 16 * 400),
         body,
     }
 }
