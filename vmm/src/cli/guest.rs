@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use vmm::clock::landing::LandingMethod;
 use vmm::config::{self, ClockChoice, Config};
 use vmm::doctor;
 use vmm::replication::node::{HaltReason, NodeStatus};
@@ -128,11 +129,12 @@ where
 {
     let (publish, status) = watch::channel(None);
     let (stop, stopped) = mpsc::channel(1);
-    let (clocks, margin) = clocks_of(config.clock)?;
+    let (clocks, landing) = clocks_of(config.clock)?;
+    let margin = landing.margin;
     let options = RunOptions {
         host: holder_name()?,
         clocks,
-        margin,
+        landing,
         status: publish,
         stop: stopped,
     };
@@ -231,28 +233,29 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
     Err(Failure::new(exit, reason).remedy(remedy))
 }
 
-/// Which clocks this side can run on, and the margin of its landings in branches (0 without a
+/// Which clocks this side can run on, and how it lands (with a margin of 0 without a
 /// counter). The branch clock is proven on this host each time, which takes about a second.
-fn clocks_of(choice: ClockChoice) -> Result<(ClockOffer, u64), Failure> {
+fn clocks_of(choice: ClockChoice) -> Result<(ClockOffer, LandingMethod), Failure> {
+    let no_landing = LandingMethod::default();
     match choice {
-        ClockChoice::Exits => Ok((ClockOffer::Only(ClockKind::Exits), 0)),
+        ClockChoice::Exits => Ok((ClockOffer::Only(ClockKind::Exits), no_landing)),
         ClockChoice::Branches => {
-            let margin = branch_clock_margin()?;
-            Ok((ClockOffer::Only(ClockKind::Branches), margin))
+            let landing = branch_clock()?;
+            Ok((ClockOffer::Only(ClockKind::Branches), landing))
         }
-        ClockChoice::Auto => match doctor::branch_clock_margin() {
-            Ok(margin) => Ok((ClockOffer::Either, margin)),
+        ClockChoice::Auto => match doctor::branch_clock() {
+            Ok(landing) => Ok((ClockOffer::Either, landing)),
             Err(why) => {
                 tracing::info!(%why, "the branch clock cannot be trusted here");
-                Ok((ClockOffer::no_counter(&why), 0))
+                Ok((ClockOffer::no_counter(&why), no_landing))
             }
         },
     }
 }
 
-/// The margin with which this host lands; a failure that says what to do when it cannot.
-pub(super) fn branch_clock_margin() -> Result<u64, Failure> {
-    doctor::branch_clock_margin().map_err(|why| {
+/// How this host lands; a failure that says what to do when it cannot.
+pub(super) fn branch_clock() -> Result<LandingMethod, Failure> {
+    doctor::branch_clock().map_err(|why| {
         let error = anyhow::anyhow!("the branch clock cannot be trusted on this host: {why}");
         Failure::new(Exit::HostUnfit, error)
             .remedy("`understudy doctor` has the details; set [clock] kind = \"exits\" or \"auto\"")

@@ -18,6 +18,7 @@ use state::State;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use vmm::clock::landing::{Crossing, LandingMethod};
 use vmm::config;
 use vmm::doctor;
 use vmm::replication::executor::Produced;
@@ -74,6 +75,12 @@ pub(super) struct Arguments {
     /// Sabotage for drills: from this count on the performance counter reads one too many.
     #[arg(long, hide = true, value_name = "BRANCHES")]
     counter_lies_after: Option<u64>,
+    /// For drills: arm the counter this many branches short of a place, instead of doctor's choice.
+    #[arg(long, hide = true, value_name = "BRANCHES")]
+    margin: Option<u64>,
+    /// For drills: land by single step, as a host without breakpoints does.
+    #[arg(long, hide = true)]
+    single_step: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -86,7 +93,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         config: &config,
         directory: &dir,
         landing: LandingOptions {
-            margin: doctor::branch_clock_margin().unwrap_or(MARGIN_BRANCHES_UNPROVEN),
+            method: landing_method(arguments),
             counter_lies_after: arguments.counter_lies_after,
         },
         until: arguments.until,
@@ -125,6 +132,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 .remedy("compare with `understudy log ls --from INDEX`; keep the log"))
         }
     }
+}
+
+/// How this host lands, unless a drill wants otherwise.
+fn landing_method(arguments: &Arguments) -> LandingMethod {
+    let mut method = doctor::branch_clock().unwrap_or(LandingMethod {
+        margin: MARGIN_BRANCHES_UNPROVEN,
+        crossing: Crossing::Breakpoint,
+    });
+    if let Some(margin) = arguments.margin {
+        method.margin = margin;
+    }
+    if arguments.single_step {
+        method.crossing = Crossing::SingleStep;
+    }
+    method
 }
 
 /// What is done with what the guest does.

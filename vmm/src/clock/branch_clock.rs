@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+use super::landing::LandingMethod;
+
 /// Why a counter cannot be believed.
 #[derive(Debug, thiserror::Error)]
 pub enum CounterError {
@@ -110,24 +112,24 @@ pub struct BranchClock<C> {
     last: u64,
     armed: bool,
     poisoned: bool,
-    margin: u64,
+    method: LandingMethod,
 }
 
 impl<C: Counter> BranchClock<C> {
-    /// A clock that arms `margin` branches short of its targets.
-    pub fn new(counter: C, margin: u64) -> Self {
+    /// A clock whose landings go like this.
+    pub fn new(counter: C, method: LandingMethod) -> Self {
         Self {
             counter,
             last: 0,
             armed: false,
             poisoned: false,
-            margin,
+            method,
         }
     }
 
-    /// The margin in branches.
-    pub fn margin(&self) -> u64 {
-        self.margin
+    /// How landings go.
+    pub fn method(&self) -> LandingMethod {
+        self.method
     }
 
     /// Branches so far.
@@ -201,7 +203,10 @@ mod tests {
 
     #[test]
     fn a_count_that_goes_backwards_poisons_the_clock() {
-        let mut clock = BranchClock::new(Scripted(vec![Ok(5), Ok(4), Ok(6)]), 0);
+        let mut clock = BranchClock::new(
+            Scripted(vec![Ok(5), Ok(4), Ok(6)]),
+            LandingMethod::default(),
+        );
         assert_eq!(clock.branches().expect("first read"), 5);
         assert!(matches!(
             clock.branches(),
@@ -213,7 +218,7 @@ mod tests {
     #[test]
     fn a_lying_counter_lies_by_one_from_its_count_on() {
         let counts = Scripted(vec![Ok(5), Ok(6), Ok(7)]);
-        let mut clock = BranchClock::new(LyingCounter::new(counts, 5), 0);
+        let mut clock = BranchClock::new(LyingCounter::new(counts, 5), LandingMethod::default());
         let mut read = || clock.branches().expect("plain counts");
         assert_eq!((read(), read(), read()), (5, 7, 8));
     }
@@ -224,7 +229,8 @@ mod tests {
             enabled_ns: 10,
             running_ns: 9,
         };
-        let mut clock = BranchClock::new(Scripted(vec![Err(lost), Ok(6)]), 0);
+        let mut clock =
+            BranchClock::new(Scripted(vec![Err(lost), Ok(6)]), LandingMethod::default());
         assert!(matches!(
             clock.branches(),
             Err(CounterError::Multiplexed { .. })

@@ -4,13 +4,16 @@
 //! *margin* that doctor measured on this host. The rest of the way is crossed with a hardware
 //! breakpoint on the target's instruction pointer, which may be hit several times before the branch
 //! count and the registers agree, too. While a breakpoint is set the counter is armed just past the
-//! target, so that a guest that never comes by is stopped as well.
+//! target, so that a guest that never comes by is stopped as well. A host without usable breakpoints
+//! crosses the rest one instruction at a time ([`Crossing::SingleStep`]).
 //!
 //! Why a margin at all, and its symptoms (as rr puts it in `ReplaySession.cc`): too small a margin
 //! shows as `Overshot` right after a run; too large a one costs time, about 40 µs a hit in the lab.
 //!
 //! ```text
 //!   Run{arm_after} ──overflow──► Approach ──hit──► LeaveHit ──hit──► … ──► Arrived
+//!         │              │
+//!         │              └─ or, without breakpoints: Step ── … ───────────► Arrived
 //!         └────────────── count or place wrong ───────────────► Overshot
 //! ```
 
@@ -27,6 +30,25 @@ pub struct Here {
     pub rip: u64,
     /// Register check, as in [`ExecutionPoint::check`].
     pub check: u16,
+}
+
+/// How the last part of the way is crossed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Crossing {
+    /// From hit to hit of a hardware breakpoint on the target's instruction.
+    #[default]
+    Breakpoint,
+    /// Instruction by instruction: slower, and needs no breakpoints.
+    SingleStep,
+}
+
+/// How a host lands, as its doctor found it out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LandingMethod {
+    /// Branches short of a target at which the counter is armed; 0 means that the host has no skid.
+    pub margin: u64,
+    /// How the margin is crossed.
+    pub crossing: Crossing,
 }
 
 /// The next thing to do.
@@ -47,6 +69,11 @@ pub enum Plan {
         /// As for [`Plan::Approach`].
         arm_after: u64,
     },
+    /// One instruction further.
+    Step {
+        /// As for [`Plan::Approach`].
+        arm_after: u64,
+    },
     /// There.
     Arrived,
     /// Past the target: a divergence.
@@ -54,10 +81,9 @@ pub enum Plan {
 }
 
 /// Decides what brings a guest that is `here` to `target`.
-///
-/// `margin` is in branches; 0 is allowed and means that the host has no skid.
 #[must_use]
-pub fn plan(here: Here, target: &ExecutionPoint, margin: u64) -> Plan {
+pub fn plan(here: Here, target: &ExecutionPoint, method: LandingMethod) -> Plan {
+    let LandingMethod { margin, crossing } = method;
     let Some(remaining) = target.branches.checked_sub(here.branches) else {
         return Plan::Overshot;
     };
@@ -70,10 +96,10 @@ pub fn plan(here: Here, target: &ExecutionPoint, margin: u64) -> Plan {
         };
     }
     let arm_after = remaining + 1;
-    if here.rip == target.rip {
-        Plan::LeaveHit { arm_after }
-    } else {
-        Plan::Approach { arm_after }
+    match crossing {
+        Crossing::SingleStep => Plan::Step { arm_after },
+        Crossing::Breakpoint if here.rip == target.rip => Plan::LeaveHit { arm_after },
+        Crossing::Breakpoint => Plan::Approach { arm_after },
     }
 }
 
@@ -160,16 +186,22 @@ mod tests {
         }
     }
 
+    const CROSSINGS: [Crossing; 2] = [Crossing::Breakpoint, Crossing::SingleStep];
+
     /// Follows plans until one ends it; the last plan and how many were followed.
-    fn follow(trace: &mut Trace, target: &ExecutionPoint, margin: u64) -> (Plan, usize) {
+    fn follow(trace: &mut Trace, target: &ExecutionPoint, method: LandingMethod) -> (Plan, usize) {
         for stops in 0..10_000 {
             let here = trace.here_at(trace.at);
-            let next = plan(here, target, margin);
+            let next = plan(here, target, method);
             let going = match next {
                 Plan::Arrived | Plan::Overshot => return (next, stops),
                 Plan::Run { arm_after } => trace.run(arm_after, None),
                 Plan::Approach { arm_after } | Plan::LeaveHit { arm_after } => {
                     trace.run(arm_after, Some(target.rip))
+                }
+                Plan::Step { .. } => {
+                    trace.at += 1;
+                    trace.at < trace.steps.len()
                 }
             };
             if !going {
@@ -181,18 +213,31 @@ mod tests {
 
     #[test]
     fn every_point_of_a_loop_is_reached_from_its_start() {
-        for (body, skid) in [(1, 0), (3, 0), (5, 4), (2, 7)] {
+        let cases = [(1, 0), (3, 0), (5, 4), (2, 7)];
+        for (crossing, (body, skid)) in CROSSINGS
+            .into_iter()
+            .flat_map(|c| cases.map(|case| (c, case)))
+        {
             let margin = 8;
+            let method = LandingMethod { margin, crossing };
             let steps = Trace::of_loop(body, 40, skid).steps.len();
             for at in 0..steps {
                 let mut trace = Trace::of_loop(body, 40, skid);
                 let target = trace.point_at(at);
-                let (end, stops) = follow(&mut trace, &target, margin);
-                assert_eq!(end, Plan::Arrived, "body {body}, skid {skid}, step {at}");
+                let (end, stops) = follow(&mut trace, &target, method);
+                assert_eq!(
+                    end,
+                    Plan::Arrived,
+                    "{crossing:?}, body {body}, skid {skid}, step {at}"
+                );
                 assert_eq!(trace.at, at, "landed elsewhere");
+                let most = match crossing {
+                    Crossing::Breakpoint => margin + 3,
+                    Crossing::SingleStep => (margin + 2) * body + 1,
+                };
                 assert!(
-                    stops <= margin as usize + 3,
-                    "{stops} stops for one landing"
+                    stops as u64 <= most,
+                    "{crossing:?}: {stops} stops for one landing"
                 );
             }
         }
@@ -200,22 +245,28 @@ mod tests {
 
     #[test]
     fn skid_beyond_the_margin_is_an_overshoot_not_a_wrong_arrival() {
-        let mut trace = Trace::of_loop(2, 100, 50);
-        let target = trace.point_at(60);
-        let (end, _) = follow(&mut trace, &target, 1);
-        assert_eq!(end, Plan::Overshot);
+        for crossing in CROSSINGS {
+            let margin = 1;
+            let mut trace = Trace::of_loop(2, 100, 50);
+            let target = trace.point_at(60);
+            let (end, _) = follow(&mut trace, &target, LandingMethod { margin, crossing });
+            assert_eq!(end, Plan::Overshot);
+        }
     }
 
     #[test]
     fn a_counter_that_lies_by_one_never_arrives() {
-        let mut trace = Trace::of_loop(3, 40, 0);
-        let mut target = trace.point_at(50);
-        target.branches += 1;
-        assert_eq!(follow(&mut trace, &target, 4).0, Plan::Overshot);
-        let mut trace = Trace::of_loop(3, 40, 0);
-        let mut target = trace.point_at(50);
-        target.branches -= 1;
-        assert_eq!(follow(&mut trace, &target, 4).0, Plan::Overshot);
+        for (crossing, lie) in CROSSINGS
+            .into_iter()
+            .flat_map(|c| [1, -1].map(|lie| (c, lie)))
+        {
+            let margin = 4;
+            let mut trace = Trace::of_loop(3, 40, 0);
+            let mut target = trace.point_at(50);
+            target.branches = target.branches.saturating_add_signed(lie);
+            let method = LandingMethod { margin, crossing };
+            assert_eq!(follow(&mut trace, &target, method).0, Plan::Overshot);
+        }
     }
 
     #[test]
@@ -232,7 +283,18 @@ mod tests {
             rip: 7,
             check: 2,
         };
-        assert_eq!(plan(here, &target, 5), Plan::LeaveHit { arm_after: 1 });
+        let method = |crossing| LandingMethod {
+            margin: 5,
+            crossing,
+        };
+        assert_eq!(
+            plan(here, &target, method(Crossing::Breakpoint)),
+            Plan::LeaveHit { arm_after: 1 }
+        );
+        assert_eq!(
+            plan(here, &target, method(Crossing::SingleStep)),
+            Plan::Step { arm_after: 1 }
+        );
     }
 
     #[test]

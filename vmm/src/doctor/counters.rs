@@ -3,17 +3,19 @@
 //! Counting: a program whose conditional branches are known is thrown out of the guest at random and
 //! must still count exactly. Stopping: the counter is armed again and again, and how far the guest
 //! overran (the skid) makes a histogram, from which the margin follows. Landing: places of a loop are
-//! gone to by breakpoint and must be reached with the right count and registers. The rest is what is
+//! gone to, by breakpoint or, where those do not work, by single step, and must be reached with the right
+//! count and registers. The rest is what is
 //! known to spoil counts on real processors (`kvm::perf_counter` has the sources).
 //!
 //! The margin is four times the largest skid seen and at least [`MARGIN_BRANCHES_MIN`]: too small shows
 //! as a backup that diverges by overshooting, too large costs a breakpoint hit or two per landing.
 
-use super::report::ProbeResult;
+use super::exit_probes::monotonic_ns;
+use super::report::{LandingCosts, ProbeResult, SkidBin};
 use super::tiny_guest::{CODE, Ring, TinyGuest};
 use super::{Finding, Probe};
 use crate::clock::branch_clock::BranchClock;
-use crate::clock::landing::{Here, Plan, plan};
+use crate::clock::landing::{Crossing, Here, LandingMethod, Plan, plan};
 use crate::kvm::KvmError;
 use crate::kvm::exit::BadExit;
 use crate::kvm::perf_counter::{self, PerfCounter};
@@ -34,8 +36,9 @@ const BRANCHES_PER_ROUND: u64 = 2;
 const COUNTED: u32 = 20;
 /// Overflows asked for.
 const OVERFLOWS: u32 = 400;
-/// Places landed on.
+/// Places landed on; fewer where only the cost is wanted.
 const LANDINGS: u32 = 100;
+const LANDINGS_TIMED: u32 = 5;
 /// Stops allowed for one landing before it counts as lost.
 const STOPS_MAX: u32 = 100_000;
 /// RFLAGS.RF.
@@ -48,20 +51,25 @@ pub(super) struct Counters {
     pub(super) probes: Vec<ProbeResult>,
     /// The margin for this host, when it can be trusted.
     pub(super) margin_branches: Option<u64>,
+    /// How the margin is crossed here.
+    pub(super) crossing: Crossing,
+    /// How far overflows overran.
+    pub(super) skid: Vec<SkidBin>,
+    /// What crossing the margin takes.
+    pub(super) costs: LandingCosts,
 }
 
-const PROBES: [Probe; 3] = [
+const PROBES: [Probe; 2] = [
     ("guest-branches", exact_under_kicks),
-    ("landing", landings),
     ("host-settings", host_settings),
 ];
 
 /// Runs every probe.
 pub(super) fn examine() -> Counters {
-    let (skid, margin) = match skid() {
-        Ok(Ok((finding, margin))) => (Ok(finding), margin),
-        Ok(Err(bad)) => (Ok(bad), None),
-        Err(error) => (Err(error), None),
+    let (skid, margin, bins) = match skid() {
+        Ok(Ok(skid)) => (Ok(Finding::Good(skid.text)), Some(skid.margin), skid.bins),
+        Ok(Err(bad)) => (Ok(bad), None, Vec::new()),
+        Err(error) => (Err(error), None, Vec::new()),
     };
     let mut probes = vec![ProbeResult::of("skid", skid)];
     probes.extend(
@@ -69,9 +77,65 @@ pub(super) fn examine() -> Counters {
             .iter()
             .map(|(name, probe)| ProbeResult::of(name, probe())),
     );
+    let mut crossing = Crossing::Breakpoint;
+    let mut landing = landings(crossing, LANDINGS);
+    let mut costs = LandingCosts::default();
+    if !landing.as_ref().is_ok_and(Landed::is_good) && open().is_ok() {
+        let without = landing;
+        crossing = Crossing::SingleStep;
+        landing = landings(crossing, LANDINGS);
+        costs.single_step_us = landing.as_ref().ok().and_then(|landed| landed.cost_us);
+        landing = landing.map(|landed| landed.in_place_of_breakpoints(&without));
+    } else if let Ok(landed) = &landing {
+        costs.breakpoint_us = landed.cost_us;
+        let stepped = landings(Crossing::SingleStep, LANDINGS_TIMED);
+        costs.single_step_us = stepped.ok().and_then(|landed| landed.cost_us);
+    }
+    probes.push(ProbeResult::of(
+        "landing",
+        landing.map(|landed| landed.finding),
+    ));
     Counters {
         probes,
         margin_branches: margin,
+        crossing,
+        skid: bins,
+        costs,
+    }
+}
+
+/// What a series of landings came to.
+struct Landed {
+    finding: Finding,
+    /// Microseconds to cross the margin once.
+    cost_us: Option<f64>,
+}
+
+impl Landed {
+    const fn is_good(&self) -> bool {
+        matches!(self.finding, Finding::Good(_))
+    }
+
+    fn bad(why: String) -> Self {
+        Self {
+            finding: Finding::Bad(why),
+            cost_us: None,
+        }
+    }
+
+    /// Single step is a way to land where breakpoints are not; why they are not belongs to the evidence.
+    fn in_place_of_breakpoints(self, breakpoints: &Result<Self, KvmError>) -> Self {
+        let why = match breakpoints {
+            Ok(landed) => landed.finding.text().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let finding = match self.finding {
+            Finding::Good(text) => Finding::Good(format!("{text}; by breakpoint not: {why}")),
+            Finding::Note(text) | Finding::Bad(text) => {
+                Finding::Bad(format!("{why}; by single step neither: {text}"))
+            }
+        };
+        Self { finding, ..self }
     }
 }
 
@@ -81,6 +145,9 @@ pub(super) fn not_examined() -> Counters {
     Counters {
         probes: vec![ProbeResult::of("counters", Ok(Finding::Bad(evidence)))],
         margin_branches: None,
+        crossing: Crossing::Breakpoint,
+        skid: Vec::new(),
+        costs: LandingCosts::default(),
     }
 }
 
@@ -91,7 +158,10 @@ fn open() -> Result<(BranchClock<PerfCounter>, &'static str), Finding> {
         return Err(Finding::Bad("no event is known for this processor".into()));
     };
     match PerfCounter::open(event.config) {
-        Ok(counter) => Ok((BranchClock::new(counter, 0), event.name)),
+        Ok(counter) => Ok((
+            BranchClock::new(counter, LandingMethod::default()),
+            event.name,
+        )),
         Err(error) => Err(Finding::Bad(format!(
             "perf_event_open({}, {:#x}): {error}",
             event.name, event.config
@@ -170,8 +240,15 @@ fn count_loops(
     Ok((None, kicks))
 }
 
+/// What the skid probe found.
+struct Skid {
+    text: String,
+    margin: u64,
+    bins: Vec<SkidBin>,
+}
+
 /// How far the guest overruns an overflow, and whether the signal comes at all.
-fn skid() -> Result<Result<(Finding, Option<u64>), Finding>, KvmError> {
+fn skid() -> Result<Result<Skid, Finding>, KvmError> {
     let (mut clock, _) = match open() {
         Ok(opened) => opened,
         Err(bad) => return Ok(Err(bad)),
@@ -203,7 +280,8 @@ fn skid() -> Result<Result<(Finding, Option<u64>), Finding>, KvmError> {
     }
     let most = seen.iter().copied().max().unwrap_or(u64::MAX);
     let margin = most.saturating_mul(4).max(MARGIN_BRANCHES_MIN);
-    let histogram = histogram(&seen);
+    let bins = bins(&seen);
+    let histogram = in_words(&bins);
     if lost > 0 {
         return Ok(Err(Finding::Bad(format!(
             "{lost} of {OVERFLOWS} overflows brought no signal; skid {histogram}"
@@ -215,41 +293,45 @@ fn skid() -> Result<Result<(Finding, Option<u64>), Finding>, KvmError> {
         ))));
     }
     let text = format!("at most {most} branches ({histogram}): margin {margin}");
-    Ok(Ok((Finding::Good(text), Some(margin))))
+    Ok(Ok(Skid { text, margin, bins }))
 }
 
-fn histogram(seen: &[u64]) -> String {
+/// How many lie in each bin that has any.
+fn bins(seen: &[u64]) -> Vec<SkidBin> {
     let mut from = 0;
     let mut bins = Vec::new();
-    for limit in BINS {
-        let count = seen
-            .iter()
-            .filter(|&&skid| skid >= from && skid <= limit)
-            .count();
-        if count > 0 && limit == from {
-            bins.push(format!("{limit}: {count}"));
-        } else if count > 0 {
-            let upper = if limit == u64::MAX {
-                "more".into()
-            } else {
-                limit.to_string()
-            };
-            bins.push(format!("{from}-{upper}: {count}"));
+    for to in BINS {
+        let within = |skid: &&u64| (from..=to).contains(*skid);
+        let count = seen.iter().filter(within).count() as u64;
+        if count > 0 {
+            bins.push(SkidBin { from, to, count });
         }
-        from = limit.saturating_add(1);
+        from = to.saturating_add(1);
     }
-    bins.join(", ")
+    bins
 }
 
-/// Goes to exact places of the loop by breakpoint.
-fn landings() -> Result<Finding, KvmError> {
-    let (mut clock, _) = match open() {
-        Ok(opened) => opened,
-        Err(bad) => return Ok(bad),
+fn in_words(bins: &[SkidBin]) -> String {
+    let one = |SkidBin { from, to, count }: &SkidBin| match *to {
+        u64::MAX => format!("{from}-more: {count}"),
+        to if to == *from => format!("{to}: {count}"),
+        to => format!("{from}-{to}: {count}"),
+    };
+    bins.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Goes to exact places of the loop, by breakpoint or instruction by instruction.
+fn landings(crossing: Crossing, count: u32) -> Result<Landed, KvmError> {
+    let mut clock = match open() {
+        Ok((clock, _)) => clock,
+        Err(finding) => {
+            let cost_us = None;
+            return Ok(Landed { finding, cost_us });
+        }
     };
     let mut guest = looping_guest()?;
-    let mut stops = 0;
-    for number in 0..LANDINGS {
+    let mut total = Crossed::default();
+    for number in 0..count {
         let port = guest.exit()?;
         if !matches!(port, VmExit::PortWrite { port: 0x10, .. }) {
             return Err(BadExit::Unexpected(format!("{port:x?} instead of a port write")).into());
@@ -258,37 +340,58 @@ fn landings() -> Result<Finding, KvmError> {
         // Some round of the loop, always at its first instruction.
         let round = u64::from(number) * 997 % (ROUNDS - 1);
         let branches = clock.branches()? + round * BRANCHES_PER_ROUND;
-        match land(&mut guest, &mut clock, branches)? {
-            Ok(needed) => stops += needed,
-            Err(why) => {
-                return Ok(Finding::Bad(format!(
-                    "landing {number} of {LANDINGS}: {why}"
-                )));
+        match land(&mut guest, &mut clock, branches, crossing)? {
+            Ok(crossed) => {
+                total.stops += crossed.stops;
+                total.ns += crossed.ns;
             }
+            Err(why) => return Ok(Landed::bad(format!("landing {number} of {count}: {why}"))),
         }
         let rcx = guest.cpu.general_registers()?.rcx;
         if rcx != ROUNDS - round {
-            return Ok(Finding::Bad(format!(
-                "landing {number}: RCX is {rcx}, not {}",
-                ROUNDS - round
+            let expected = ROUNDS - round;
+            return Ok(Landed::bad(format!(
+                "landing {number}: RCX is {rcx}, not {expected}"
             )));
         }
         guest.cpu.debug(Debugging::Off)?;
         clock.disarm()?;
     }
-    Ok(Finding::Good(format!(
-        "{LANDINGS} of {LANDINGS} exact, {:.1} stops each",
-        f64::from(stops) / f64::from(LANDINGS)
-    )))
+    let how = match crossing {
+        Crossing::Breakpoint => "by breakpoint",
+        Crossing::SingleStep => "by single step",
+    };
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let cost_us = total.ns as f64 / 1e3 / f64::from(count);
+    let stops = f64::from(total.stops) / f64::from(count);
+    Ok(Landed {
+        finding: Finding::Good(format!(
+            "{count} of {count} exact {how}, {stops:.1} stops and {cost_us:.0} us each"
+        )),
+        cost_us: Some(cost_us),
+    })
 }
 
-/// Lands at the loop's first instruction when `branches` have retired; how many stops it took.
+/// What it took to cross the margin.
+#[derive(Default)]
+struct Crossed {
+    stops: u32,
+    ns: u64,
+}
+
+/// Lands at the loop's first instruction when `branches` have retired.
 fn land(
     guest: &mut TinyGuest,
     clock: &mut BranchClock<PerfCounter>,
     branches: u64,
-) -> Result<Result<u32, String>, KvmError> {
+    crossing: Crossing,
+) -> Result<Result<Crossed, String>, KvmError> {
+    let method = LandingMethod {
+        margin: MARGIN_BRANCHES_MIN,
+        crossing,
+    };
     let mut stops = 0;
+    let mut began_ns = None;
     while stops < STOPS_MAX {
         let general = guest.cpu.general_registers()?;
         let here = Here {
@@ -303,12 +406,23 @@ fn land(
             rip: CODE + 5,
             check: 0,
         };
-        let arm_after = match plan(here, &target, MARGIN_BRANCHES_MIN) {
-            Plan::Arrived => return Ok(Ok(stops)),
+        let next = plan(here, &target, method);
+        if !matches!(next, Plan::Run { .. }) {
+            began_ns.get_or_insert_with(monotonic_ns);
+        }
+        let arm_after = match next {
+            Plan::Arrived => {
+                let ns = began_ns.map_or(0, |began| monotonic_ns().saturating_sub(began));
+                return Ok(Ok(Crossed { stops, ns }));
+            }
             Plan::Overshot => {
                 return Ok(Err(format!("at {here:x?} beyond {branches} branches")));
             }
             Plan::Run { arm_after } => arm_after,
+            Plan::Step { arm_after } => {
+                guest.cpu.debug(Debugging::SingleStep)?;
+                arm_after
+            }
             Plan::Approach { arm_after } => {
                 guest.cpu.debug(Debugging::Breakpoint(target.rip))?;
                 arm_after
@@ -385,9 +499,9 @@ mod tests {
     #[test]
     fn the_histogram_leaves_nothing_out() {
         assert_eq!(
-            histogram(&[0, 0, 1, 2, 3, 11, 5_000]),
+            in_words(&bins(&[0, 0, 1, 2, 3, 11, 5_000])),
             "0: 2, 1: 1, 2-3: 2, 11-30: 1, 1001-more: 1"
         );
-        assert_eq!(histogram(&[]), "");
+        assert_eq!(in_words(&bins(&[])), "");
     }
 }

@@ -222,7 +222,8 @@ pub(super) fn exit_cost() -> Result<Finding, KvmError> {
     })
 }
 
-fn monotonic_ns() -> u64 {
+/// Host time, to tell what things cost.
+pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

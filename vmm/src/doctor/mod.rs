@@ -18,6 +18,7 @@ mod tiny_guest;
 
 pub use report::{ProbeResult, Report, Verdict};
 
+use crate::clock::landing::LandingMethod;
 use crate::kvm::KvmError;
 
 /// A probe: passes with evidence, or tells what is wrong.
@@ -31,6 +32,14 @@ enum Finding {
     Note(String),
     /// Linux cannot run replicated here.
     Bad(String),
+}
+
+impl Finding {
+    fn text(&self) -> &str {
+        match self {
+            Self::Good(text) | Self::Note(text) | Self::Bad(text) => text,
+        }
+    }
 }
 
 /// All probes of the KVM section, simplest first.
@@ -64,19 +73,22 @@ const PROBES: [Probe; 21] = [
     ("exit-cost", exit_probes::exit_cost),
 ];
 
-/// Finds out whether the branch clock can be trusted on this host: the margin to land with, or what is
+/// Finds out whether the branch clock can be trusted on this host: how to land, or what is
 /// wrong. Takes about a second; for a command that is to run a guest.
 ///
 /// # Errors
 /// The first probe that failed, in words.
-pub fn branch_clock_margin() -> Result<u64, String> {
+pub fn branch_clock() -> Result<LandingMethod, String> {
     let counters = counters::examine();
     let failed = counters
         .probes
         .iter()
         .find(|probe| probe.verdict == Verdict::Fail);
     match (failed, counters.margin_branches) {
-        (None, Some(margin)) => Ok(margin),
+        (None, Some(margin)) => Ok(LandingMethod {
+            margin,
+            crossing: counters.crossing,
+        }),
         (Some(probe), _) => Err(format!("{}: {}", probe.name, probe.evidence)),
         (None, None) => Err("no margin was found".to_owned()),
     }

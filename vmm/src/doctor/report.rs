@@ -48,8 +48,29 @@ impl ProbeResult {
     }
 }
 
+/// So many overflows overran by so many branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SkidBin {
+    /// Fewest branches.
+    pub from: u64,
+    /// Most branches.
+    pub to: u64,
+    /// Overflows.
+    pub count: u64,
+}
+
+/// What crossing the margin once takes on a small guest, in microseconds; none where it was not tried or
+/// does not work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct LandingCosts {
+    /// By hardware breakpoint.
+    pub breakpoint_us: Option<f64>,
+    /// By single step.
+    pub single_step_us: Option<f64>,
+}
+
 /// Everything `doctor` found out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Guest CPU model that was probed.
     pub cpu_model: &'static str,
@@ -65,6 +86,10 @@ pub struct Report {
     /// Branches short of a landing point at which the counter is armed here; none when the branch clock
     /// cannot be trusted.
     pub margin_branches: Option<u64>,
+    /// How far overflows overran.
+    pub skid: Vec<SkidBin>,
+    /// What landings take.
+    pub landing_costs: LandingCosts,
 }
 
 impl Report {
@@ -80,6 +105,8 @@ impl Report {
             kvm,
             margin_branches: counters.margin_branches.filter(|_| exact),
             counters: counters.probes,
+            skid: counters.skid,
+            landing_costs: counters.costs,
         }
     }
 
@@ -148,6 +175,7 @@ fn section(f: &mut fmt::Formatter<'_>, title: &str, probes: &[ProbeResult]) -> f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::landing::Crossing;
 
     fn probe(name: &'static str, verdict: Verdict) -> ProbeResult {
         ProbeResult {
@@ -161,6 +189,9 @@ mod tests {
         Counters {
             probes,
             margin_branches: Some(64),
+            crossing: Crossing::Breakpoint,
+            skid: vec![],
+            costs: LandingCosts::default(),
         }
     }
 

@@ -324,6 +324,21 @@ pub(super) fn restore(fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError> {
     )
 }
 
+/// One MSR's value.
+pub(super) fn msr(fd: &VcpuFd, index: u32) -> Result<u64, KvmError> {
+    let mut list = msr_list(std::iter::once(Msr { index, value: 0 }))?;
+    let done = call("KVM_GET_MSRS", fd.get_msrs(&mut list))?;
+    all_msrs("KVM_GET_MSRS", done, 1)?;
+    Ok(list.as_slice().first().map_or(0, |entry| entry.data))
+}
+
+/// Replaces one MSR's value.
+pub(super) fn set_msr(fd: &VcpuFd, msr: Msr) -> Result<(), KvmError> {
+    let list = msr_list(std::iter::once(msr))?;
+    let done = call("KVM_SET_MSRS", fd.set_msrs(&list))?;
+    all_msrs("KVM_SET_MSRS", done, 1)
+}
+
 fn msr_list(msrs: impl Iterator<Item = Msr>) -> Result<Msrs, KvmError> {
     let entries: Vec<kvm_msr_entry> = msrs
         .map(|m| kvm_msr_entry {

@@ -22,7 +22,7 @@
 use super::exit::{self, BadExit, Raw};
 use super::kick::{self, Armed, Kicker};
 use super::{KvmError, call, cpuid, interrupt, run_page, state};
-use crate::machine::cpu_state::{CpuState, GeneralRegisters};
+use crate::machine::cpu_state::{CpuState, GeneralRegisters, Msr};
 use crate::machine::exit::{Answer, VmExit};
 use kvm_bindings::{
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP,
@@ -375,6 +375,22 @@ impl Vcpu {
             "KVM_SET_REGS",
             self.fd.set_regs(&state::general_into(general)),
         )
+    }
+
+    /// The value of one MSR.
+    ///
+    /// # Errors
+    /// When KVM does not have it.
+    pub fn msr(&self, index: u32) -> Result<u64, KvmError> {
+        state::msr(&self.fd, index)
+    }
+
+    /// Replaces the value of one MSR.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn set_msr(&mut self, index: u32, value: u64) -> Result<(), KvmError> {
+        state::set_msr(&self.fd, Msr { index, value })
     }
 
     /// Sixteen bits of the digest of the general registers: the check of an execution point.

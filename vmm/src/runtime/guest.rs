@@ -6,6 +6,7 @@
 use super::kvm_executor::KvmExecutor;
 use crate::boot::{self, BootError, BootSource, cmdline};
 use crate::clock::branch_clock::{BranchClock, Counter, LyingCounter};
+use crate::clock::landing::LandingMethod;
 use crate::config::Config;
 use crate::kvm::guest_memory::{self, Backing};
 use crate::kvm::kick::Kicker;
@@ -59,7 +60,7 @@ pub(super) struct Blueprint {
     kernel: Vec<u8>,
     initramfs: Vec<u8>,
     identity: Identity,
-    margin: u64,
+    landing: LandingMethod,
     counter_lies_after: Option<u64>,
 }
 
@@ -74,11 +75,11 @@ pub(super) struct Guest {
 }
 
 impl Blueprint {
-    /// Reads the images that `config` names. `margin` is that of this host's landings.
+    /// Reads the images that `config` names. `landing` is how this host lands.
     ///
     /// # Errors
     /// When an image cannot be read or the command line is not allowed.
-    pub(super) fn read(config: &Config, margin: u64) -> Result<Self, GuestError> {
+    pub(super) fn read(config: &Config, landing: LandingMethod) -> Result<Self, GuestError> {
         let kernel = read(&config.vm.kernel)?;
         let initramfs = config
             .vm
@@ -100,7 +101,7 @@ impl Blueprint {
             kernel,
             initramfs,
             identity,
-            margin,
+            landing,
             counter_lies_after: None,
         })
     }
@@ -188,7 +189,7 @@ impl Blueprint {
             None => Box::new(counter),
             Some(after) => Box::new(LyingCounter::new(counter, after)),
         };
-        Ok(BranchClock::new(counter, self.margin))
+        Ok(BranchClock::new(counter, self.landing))
     }
 
     /// A log from the network was compared in the handshake; one from disk is compared here.

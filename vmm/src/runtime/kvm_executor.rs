@@ -11,6 +11,7 @@
 //!
 //! Left out: how to stop between exits (`kvm_landing`).
 
+use super::kvm_step::Halt;
 use crate::clock::branch_clock::{BranchClock, Counter};
 use crate::devices::Effect;
 use crate::kvm::KvmError;
@@ -43,6 +44,8 @@ pub struct KvmExecutor {
     /// Whether the access that caused the last exit is still to be completed by KVM.
     pub(super) unfinished: bool,
     pub(super) standing: Standing,
+    /// Known places of HLT in the guest's kernel, for landings by single step.
+    pub(super) halts: Vec<Halt>,
     /// Whether input was applied since the guest was last entered.
     given: bool,
     console: Vec<u8>,
@@ -60,6 +63,7 @@ impl KvmExecutor {
             at: Some(PointKind::Exit),
             unfinished: false,
             standing: Standing::Runnable,
+            halts: Vec::new(),
             given: false,
             console: Vec::new(),
         }

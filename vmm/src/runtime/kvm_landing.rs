@@ -5,7 +5,7 @@
 //! on for one more branch. The replayer follows `clock::landing`. A breakpoint is left by setting
 //! RFLAGS.RF, never by single-stepping: RF is dropped by the very instruction it lets pass, while TF
 //! would be seen by PUSHF, SYSCALL and interrupt frames (AMD APM volume 2, section 13.1.2 and Intel
-//! SDM volume 3, section 18.3.1.1 for RF).
+//! SDM volume 3, section 18.3.1.1 for RF). A host without breakpoints steps all the same: `kvm_step`.
 //!
 //! A kick says nothing about where or why: the count is read again after every stop. Any kick ends
 //! the stretch, so that the engine can look at what it was offered; a landing is simply taken up
@@ -50,8 +50,8 @@ impl KvmExecutor {
 
     /// Replaying: goes to `target` exactly, or to the next exit if that comes first.
     pub(super) fn land_on(&mut self, target: &ExecutionPoint) -> Result<Stretch, KvmError> {
-        let margin = self.branch_clock()?.margin();
-        if self.unfinished && self.near(target, margin)? {
+        let method = self.branch_clock()?.method();
+        if self.unfinished && self.near(target, method.margin)? {
             // The access that caused the exit completes at the next entry; the registers that the
             // target names are those after it.
             self.unfinished = false;
@@ -61,7 +61,7 @@ impl KvmExecutor {
         }
         loop {
             let here = self.here()?;
-            let arm_after = match plan(here, target, margin) {
+            let arm_after = match plan(here, target, method) {
                 Plan::Arrived => {
                     self.stop_landing()?;
                     self.at = Some(PointKind::Between);
@@ -71,6 +71,7 @@ impl KvmExecutor {
                     self.stop_landing()?;
                     return Ok(self.stopped(Arrival::Overshot));
                 }
+                Plan::Step { .. } => return self.step_on(target),
                 Plan::Run { arm_after } => arm_after,
                 Plan::Approach { arm_after } => {
                     self.vcpu.debug(Debugging::Breakpoint(target.rip))?;
@@ -111,7 +112,7 @@ impl KvmExecutor {
     /// Replaying: runs up to the margin before `target`, or to the next exit if that comes first.
     pub(super) fn land_near(&mut self, target: &ExecutionPoint) -> Result<Stretch, KvmError> {
         let clock = self.branch_clock()?;
-        let margin = clock.margin();
+        let margin = clock.method().margin;
         let Some(arm_after) = plan_near(clock.branches()?, target, margin) else {
             return Ok(self.stopped(Arrival::Near));
         };
@@ -124,11 +125,11 @@ impl KvmExecutor {
         }
     }
 
-    fn branch_clock(&mut self) -> Result<&mut BranchClock<Box<dyn Counter>>, KvmError> {
+    pub(super) fn branch_clock(&mut self) -> Result<&mut BranchClock<Box<dyn Counter>>, KvmError> {
         self.clock.as_mut().ok_or(KvmError::NoCounter)
     }
 
-    fn stop_landing(&mut self) -> Result<(), KvmError> {
+    pub(super) fn stop_landing(&mut self) -> Result<(), KvmError> {
         self.branch_clock()?.disarm()?;
         self.vcpu.debug(Debugging::Off)
     }
@@ -138,7 +139,7 @@ impl KvmExecutor {
         Ok(target.branches.saturating_sub(branches) <= margin)
     }
 
-    fn here(&mut self) -> Result<Here, KvmError> {
+    pub(super) fn here(&mut self) -> Result<Here, KvmError> {
         let general = self.vcpu.general_registers()?;
         let branches = self.branch_clock()?.branches()?;
         Ok(Here {

@@ -8,6 +8,7 @@ use super::guest::Blueprint;
 use super::host_clock::HostClock;
 use super::kvm_executor::KvmExecutor;
 use super::session::RuntimeError;
+use crate::clock::landing::LandingMethod;
 use crate::config::Config;
 use crate::kvm::KvmError;
 use crate::kvm::vm::Vm;
@@ -72,8 +73,8 @@ pub trait Observer {
 /// How a replay on the branch clock lands.
 #[derive(Debug, Clone, Copy)]
 pub struct LandingOptions {
-    /// Branches short of a point at which the counter is armed.
-    pub margin: u64,
+    /// Margin, and how it is crossed.
+    pub method: LandingMethod,
     /// Sabotage for drills: from this count on the counter reads one too many.
     pub counter_lies_after: Option<u64>,
 }
@@ -205,7 +206,7 @@ impl Replay {
         };
         let clock_kind = start.clock;
         let landing = options.landing;
-        let guest = Blueprint::read(options.config, landing.margin)?
+        let guest = Blueprint::read(options.config, landing.method)?
             .sabotaged(landing.counter_lies_after)
             .build(start)?;
         let no_entropy: EntropySource = Box::new(|_| Vec::new());

@@ -12,6 +12,7 @@ use super::vcpu_thread::{OUTBOX_BATCHES_MAX, VcpuEnd, VcpuReport, drive};
 use super::watchdog::{StretchMeter, Watchdog, WatchdogConfig};
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
 use crate::backend::tap::{Tap, TapError};
+use crate::clock::landing::LandingMethod;
 use crate::config::{self, Config, ConfigError};
 use crate::kvm::KvmError;
 use crate::kvm::kick::Kicker;
@@ -104,8 +105,8 @@ pub struct RunOptions {
     pub host: String,
     /// Clocks that this host was found fit for and may use.
     pub clocks: ClockOffer,
-    /// Skid margin of the branch clock, in branches.
-    pub margin: u64,
+    /// How this host lands on the branch clock.
+    pub landing: LandingMethod,
     /// Where the status is published.
     pub status: watch::Sender<Option<NodeStatus>>,
     /// A message here stops the run.
@@ -187,7 +188,7 @@ async fn start(
 ) -> Result<NodeEnd, RuntimeError> {
     let clock = HostClock::start();
     let nice = rustix::process::getpriority_process(None).unwrap_or_default();
-    let blueprint = Arc::new(Blueprint::read(config, options.margin)?);
+    let blueprint = Arc::new(Blueprint::read(config, options.landing)?);
     let node = Node::new(node_config(config, &options, part, &blueprint)?);
     let (typed_sender, typed) = mpsc::unbounded_channel();
     let (offers, offered) = std::sync::mpsc::channel();
