@@ -8,4 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod branch_clock;
+#[cfg(test)]
+mod conformance;
 pub mod landing;
