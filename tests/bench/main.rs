@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clocks;
 mod gap;
 mod inspect;
 mod log;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// Sections to measure: work, service, log, gap, inspect; all when none is named
+    /// Sections to measure: work, clocks, service, log, gap, inspect; all when none is named
     sections: Vec<String>,
     /// Kills for the client-visible gap
     #[arg(long, default_value_t = 20, value_name = "N")]
@@ -46,6 +47,7 @@ struct Settings {
 
 const SECTIONS: &[(&str, Section)] = &[
     ("work", work::measure),
+    ("clocks", clocks::measure),
     ("service", service::measure),
     ("log", log::measure),
     ("gap", gap::measure),

@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) generation_after: u64,
     /// Execution clock.
     pub(crate) clock: String,
+    /// Why this clock.
+    pub(crate) clock_why: String,
     /// `lab` for emulated hosts, `kvm` for this machine's own.
     pub(crate) hosts: &'static str,
     /// Median time from a request to its answer, in milliseconds.
@@ -139,6 +141,9 @@ impl Report {
         ];
         for (name, value) in rows {
             let _ = writeln!(text, "  {name:<22} {value}");
+        }
+        if self.clock == "exits" {
+            let _ = writeln!(text, "  {:<22} {}", "why this clock", self.clock_why);
         }
         text.push('\n');
         for (holds, what) in self.checks() {

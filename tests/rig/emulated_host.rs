@@ -9,7 +9,7 @@
 //! a host that freezes and may come back.
 
 use crate::agent::Agent;
-use crate::host::{Host, last_words, run_tool, tool};
+use crate::host::{Counters, Host, last_words, run_tool, tool};
 use crate::images::Images;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -28,8 +28,8 @@ const HOST_PROCESSORS: u32 = 1;
 
 /// The processor that the lab emulates: AMD with SVM, and performance counters where the emulator
 /// is the patched one.
-const CPU_PATCHED: &str = "EPYC,+svm,+npt,+perfctr-core";
-const CPU_STOCK: &str = "EPYC,+svm,+npt";
+const CPU: &str = "EPYC,+svm,+npt";
+const CPU_COUNTERS: &str = ",+perfctr-core";
 
 /// Options of a host's kernel. Without `no_timer_check` a host that gets little processor time while
 /// it boots counts too few timer ticks and panics in setup_IO_APIC; without `tsc=reliable` it may
@@ -82,6 +82,7 @@ pub struct EmulatedConfig {
 pub struct EmulatedHost {
     config: EmulatedConfig,
     images: Images,
+    counters: Counters,
     running: Option<Running>,
 }
 
@@ -102,6 +103,7 @@ impl EmulatedHost {
         let host = Self {
             config,
             images: images.clone(),
+            counters: Counters::Usual,
             running: None,
         };
         host.wipe_disk()?;
@@ -133,11 +135,7 @@ impl EmulatedHost {
                 append.push_str(&format!(" rig.{key}={value}"));
             }
         }
-        let cpu = if self.images.emulator_kind == "patched" {
-            CPU_PATCHED
-        } else {
-            CPU_STOCK
-        };
+        let cpu = cpu(self.images.has_counters(), self.counters);
         let serial = config.dir.join("serial.log");
         let fixed = format!(
             "-accel tcg -cpu {cpu} -M pc -smp {HOST_PROCESSORS} -display none -nodefaults -no-reboot \
@@ -283,6 +281,18 @@ impl Host for EmulatedHost {
             .map(|_| ())
     }
 
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn use_counters(&mut self, counters: Counters) -> Result<()> {
+        if matches!(counters, Counters::Skid(_)) && !self.images.has_counters() {
+            bail!("Debian's emulator has no counters that could skid");
+        }
+        self.counters = counters;
+        Ok(())
+    }
+
     fn kill(&mut self) {
         let _ = self.signal(Signal::KILL);
         if let Some(mut running) = self.running.take() {
@@ -313,6 +323,19 @@ impl Drop for EmulatedHost {
     }
 }
 
+/// The `-cpu` of a host.
+fn cpu(patched: bool, counters: Counters) -> String {
+    match (patched, counters) {
+        (true, Counters::Usual) => format!("{CPU}{CPU_COUNTERS}"),
+        (true, Counters::Skid(most)) => {
+            let least = most / 2;
+            format!("{CPU}{CPU_COUNTERS},pmu-skid-min={least},pmu-skid-max={most}")
+        }
+        (true, Counters::Absent) => format!("{CPU},-perfctr-core"),
+        (false, _) => CPU.to_owned(),
+    }
+}
+
 fn nic_backend(number: usize, nic: &Nic) -> (String, &str) {
     match nic {
         Nic::Tap { name, mac } => (
@@ -327,5 +350,22 @@ fn nic_backend(number: usize, nic: &Nic) -> (String, &str) {
             ),
             mac,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_has_the_counters_asked_for() {
+        assert_eq!(cpu(true, Counters::Usual), "EPYC,+svm,+npt,+perfctr-core");
+        assert_eq!(cpu(true, Counters::Absent), "EPYC,+svm,+npt,-perfctr-core");
+        let skidding = cpu(true, Counters::Skid(10));
+        assert!(
+            skidding.ends_with("pmu-skid-min=5,pmu-skid-max=10"),
+            "{skidding}"
+        );
+        assert_eq!(cpu(false, Counters::Usual), "EPYC,+svm,+npt");
     }
 }

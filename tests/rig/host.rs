@@ -22,6 +22,18 @@ pub const STATE_DIR: &str = "/run/host/state";
 /// Time for a host to boot; an emulated one takes about 5 s on an idle machine.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
+/// The performance counters that an emulated host has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Counters {
+    /// Those of the emulator: exact and without skid in the patched one, none in Debian's.
+    #[default]
+    Usual,
+    /// Overflows come late, by a random number of instructions between half of this and this.
+    Skid(u32),
+    /// None at all.
+    Absent,
+}
+
 /// A host that can be booted, talked to, paused and killed.
 pub trait Host: std::fmt::Debug + Send {
     /// Its name.
@@ -74,6 +86,22 @@ pub trait Host: std::fmt::Debug + Send {
     /// # Errors
     /// When the host is off or does not obey.
     fn stop_everything(&self) -> Result<()>;
+
+    /// The counters that it has, or will have from the next start on.
+    fn counters(&self) -> Counters {
+        Counters::Usual
+    }
+
+    /// Changes the counters from the next start on.
+    ///
+    /// # Errors
+    /// When the host cannot have them.
+    fn use_counters(&mut self, counters: Counters) -> Result<()> {
+        match counters {
+            Counters::Usual => Ok(()),
+            _ => bail!("{} has the counters of this machine", self.name()),
+        }
+    }
 
     /// The host loses power. Harmless when it is off.
     fn kill(&mut self);

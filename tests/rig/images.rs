@@ -45,6 +45,12 @@ impl Images {
         Ok(images)
     }
 
+    /// Whether the emulated hosts have performance counters.
+    #[must_use]
+    pub fn has_counters(&self) -> bool {
+        self.emulator_kind == "patched"
+    }
+
     /// Where the list is: `$UNDERSTUDY_IMAGES`, or `images.json` in the cache.
     ///
     /// # Errors

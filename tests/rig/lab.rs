@@ -5,7 +5,7 @@
 //! boot again.
 
 use crate::arbiter::Arbiter;
-use crate::host::{BOOT_LIMIT, Host, STATE_DIR};
+use crate::host::{BOOT_LIMIT, Counters, Host, STATE_DIR};
 use crate::link::{Link, Port};
 use crate::netns::{Network, address};
 use crate::pair::PairOptions;
@@ -213,12 +213,57 @@ impl Lab {
                 eprintln!("  {side}: {error:#}; the host is started anew");
                 host.kill();
             }
-            if !host.is_on() {
+            let unusual = host.counters() != Counters::Usual;
+            host.use_counters(Counters::Usual)?;
+            if unusual || !host.is_on() {
                 host.kill();
                 host.wipe_disk()?;
             }
         }
         self.power_on_both()
+    }
+
+    /// Starts a host anew with other counters, until the next [`Lab::reset`].
+    ///
+    /// # Errors
+    /// When it cannot have them, or does not boot.
+    pub fn reboot_with(&mut self, side: Side, counters: Counters) -> Result<()> {
+        let host = self.host_mut(side);
+        host.kill();
+        host.use_counters(counters)?;
+        host.wipe_disk()?;
+        self.power_on_both()
+    }
+
+    /// What `doctor` says of a host.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn doctor(&self, side: Side) -> Result<serde_json::Value> {
+        let argv = [UNDERSTUDY, "doctor", "--json"];
+        let told = self.host(side).agent()?.exec(&argv, DOCTOR_LIMIT)?;
+        Ok(serde_json::from_slice(&told.stdout)?)
+    }
+
+    /// What `doctor` says of the counters of a host: the margin, or what is wrong.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn counters_of(&self, side: Side) -> Result<std::result::Result<u64, String>> {
+        let report = self.doctor(side)?;
+        if let Some(margin) = report["margin_branches"].as_u64() {
+            return Ok(Ok(margin));
+        }
+        let probes = report["counters"].as_array().cloned().unwrap_or_default();
+        let failed = probes.iter().find(|probe| probe["verdict"] == "fail");
+        let said = failed.map_or_else(
+            || "no probe failed".to_owned(),
+            |probe| {
+                let text = |key: &str| probe[key].as_str().unwrap_or_default().to_owned();
+                format!("{}: {}", text("name"), text("evidence"))
+            },
+        );
+        Ok(Err(said))
     }
 
     /// Boots whichever host is off; both at once if need be.
@@ -257,6 +302,9 @@ fn clean(host: &mut dyn Host) -> Result<()> {
 
 /// Seed of the link's chances; a drill that impairs the link is repeatable as far as frames are.
 const LINK_SEED: u64 = 1;
+
+/// Time for all of `doctor`'s probes on an emulated host.
+const DOCTOR_LIMIT: Duration = Duration::from_secs(120);
 
 /// Time to empty a host's disk.
 const CLEAN_LIMIT: Duration = Duration::from_secs(20);

@@ -149,6 +149,9 @@ pub struct Status {
     /// Execution clock in use: `exits` or `branches`.
     #[serde(skip)]
     pub clock: String,
+    /// Why that one.
+    #[serde(skip)]
+    pub clock_why: String,
 }
 
 /// Positions in the log: the index of the first record not yet so-and-so.
@@ -272,10 +275,15 @@ fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
 /// The status, at the top or under `node`.
 fn parse_status(json: &[u8]) -> Result<Status> {
     let mut value: serde_json::Value = serde_json::from_slice(json)?;
-    let clock = value["clock"].as_str().unwrap_or_default().to_owned();
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let (clock, clock_why) = (text("clock"), text("clock_why"));
     let node = value.get_mut("node").map(serde_json::Value::take);
     let status = serde_json::from_value(node.unwrap_or(value))?;
-    Ok(Status { clock, ..status })
+    Ok(Status {
+        clock,
+        clock_why,
+        ..status
+    })
 }
 
 /// The end of what a side's process printed.
