@@ -78,17 +78,21 @@ pub(super) fn examine() -> Counters {
             .map(|(name, probe)| ProbeResult::of(name, probe())),
     );
     let mut crossing = Crossing::Breakpoint;
-    let mut landing = landings(crossing, LANDINGS);
+    let by = |crossing| LandingMethod {
+        margin: margin.unwrap_or(MARGIN_BRANCHES_MIN),
+        crossing,
+    };
+    let mut landing = landings(by(crossing), LANDINGS);
     let mut costs = LandingCosts::default();
     if !landing.as_ref().is_ok_and(Landed::is_good) && open().is_ok() {
         let without = landing;
         crossing = Crossing::SingleStep;
-        landing = landings(crossing, LANDINGS);
+        landing = landings(by(crossing), LANDINGS);
         costs.single_step_us = landing.as_ref().ok().and_then(|landed| landed.cost_us);
         landing = landing.map(|landed| landed.in_place_of_breakpoints(&without));
     } else if let Ok(landed) = &landing {
         costs.breakpoint_us = landed.cost_us;
-        let stepped = landings(Crossing::SingleStep, LANDINGS_TIMED);
+        let stepped = landings(by(Crossing::SingleStep), LANDINGS_TIMED);
         costs.single_step_us = stepped.ok().and_then(|landed| landed.cost_us);
     }
     probes.push(ProbeResult::of(
@@ -320,8 +324,8 @@ fn in_words(bins: &[SkidBin]) -> String {
     bins.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// Goes to exact places of the loop, by breakpoint or instruction by instruction.
-fn landings(crossing: Crossing, count: u32) -> Result<Landed, KvmError> {
+/// Goes to exact places of the loop as guests will be landed here: with the margin that the skid asks for.
+fn landings(method: LandingMethod, count: u32) -> Result<Landed, KvmError> {
     let mut clock = match open() {
         Ok((clock, _)) => clock,
         Err(finding) => {
@@ -340,7 +344,7 @@ fn landings(crossing: Crossing, count: u32) -> Result<Landed, KvmError> {
         // Some round of the loop, always at its first instruction.
         let round = u64::from(number) * 997 % (ROUNDS - 1);
         let branches = clock.branches()? + round * BRANCHES_PER_ROUND;
-        match land(&mut guest, &mut clock, branches, crossing)? {
+        match land(&mut guest, &mut clock, branches, method)? {
             Ok(crossed) => {
                 total.stops += crossed.stops;
                 total.ns += crossed.ns;
@@ -357,7 +361,7 @@ fn landings(crossing: Crossing, count: u32) -> Result<Landed, KvmError> {
         guest.cpu.debug(Debugging::Off)?;
         clock.disarm()?;
     }
-    let how = match crossing {
+    let how = match method.crossing {
         Crossing::Breakpoint => "by breakpoint",
         Crossing::SingleStep => "by single step",
     };
@@ -384,12 +388,8 @@ fn land(
     guest: &mut TinyGuest,
     clock: &mut BranchClock<PerfCounter>,
     branches: u64,
-    crossing: Crossing,
+    method: LandingMethod,
 ) -> Result<Result<Crossed, String>, KvmError> {
-    let method = LandingMethod {
-        margin: MARGIN_BRANCHES_MIN,
-        crossing,
-    };
     let mut stops = 0;
     let mut began_ns = None;
     while stops < STOPS_MAX {
@@ -416,7 +416,7 @@ fn land(
                 return Ok(Ok(Crossed { stops, ns }));
             }
             Plan::Overshot => {
-                return Ok(Err(format!("at {here:x?} beyond {branches} branches")));
+                return Ok(Err(format!("at {here:?}, beyond {branches} branches")));
             }
             Plan::Run { arm_after } => arm_after,
             Plan::Step { arm_after } => {
