@@ -121,6 +121,7 @@ pub struct Lab {
     /// The guest's kernel here, with its symbols.
     guest_kernel: PathBuf,
     clock: String,
+    confine: String,
     primary: Box<dyn Host>,
     backup: Box<dyn Host>,
 }
@@ -147,6 +148,7 @@ impl Lab {
             kind,
             guest_kernel: prepared.images.guest_kernel.clone(),
             clock: PairOptions::default().clock,
+            confine: PairOptions::default().confine,
             primary,
             backup,
         };
@@ -171,11 +173,17 @@ impl Lab {
         clock.clone_into(&mut self.clock);
     }
 
+    /// Has the sides' system calls judged so (`enforced`, `logged` or `off`) from now on.
+    pub fn use_confinement(&mut self, confine: &str) {
+        confine.clone_into(&mut self.confine);
+    }
+
     /// How a pair is set up in this lab if nothing else is asked for.
     #[must_use]
     pub fn options(&self) -> PairOptions {
         PairOptions {
             clock: self.clock.clone(),
+            confine: self.confine.clone(),
             ..PairOptions::default()
         }
     }

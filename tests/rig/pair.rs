@@ -29,6 +29,9 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Execution clocks that can be asked for.
 pub const CLOCKS: [&str; 3] = ["exits", "branches", "auto"];
 
+/// Where a host has its certificate, in a pair in TLS.
+pub const TLS_DIR: &str = "/run/host/state/tls";
+
 /// How a pair is set up.
 #[derive(Debug, Clone)]
 pub struct PairOptions {
@@ -50,6 +53,10 @@ pub struct PairOptions {
     pub memory_every: u32,
     /// Keep the log on the evidence disk.
     pub log: bool,
+    /// Whether the logging channel is in TLS, with certificates in [`TLS_DIR`] named after the sides.
+    pub tls: bool,
+    /// How strictly the sides' system calls are judged (`--confine`).
+    pub confine: String,
 }
 
 impl Default for PairOptions {
@@ -64,6 +71,8 @@ impl Default for PairOptions {
             mark_ms: 20,
             memory_every: 0,
             log: true,
+            tls: false,
+            confine: "off".into(),
         }
     }
 }
@@ -92,6 +101,14 @@ impl PairOptions {
             ..
         } = self;
         let (guest, channel, url) = (address::GUEST, address::PRIMARY_LOG, Arbiter::url());
+        let tls = if self.tls {
+            format!(
+                "certificate = \"{TLS_DIR}/host.pem\"\nkey = \"{TLS_DIR}/host.key\"\n\
+                 authority = \"{TLS_DIR}/ca.pem\"\nprimary = [\"primary\"]\nbackup = [\"backup\"]\n"
+            )
+        } else {
+            String::new()
+        };
         let log = if self.log {
             format!("[log]\ndir = \"{LOG_DIR}\"\n")
         } else {
@@ -119,6 +136,7 @@ impl PairOptions {
              url = \"{url}\"\n\
              [tls]\n\
              plain_text = true\n\
+             {tls}\
              {log}\
              [clock]\n\
              kind = \"{clock}\"\n\
@@ -255,21 +273,36 @@ impl Pair {
         result.with_context(|| format!("{side} said:\n{}", said(lab, side)))
     }
 
+    /// Number of a side's process, on its host.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn pid(&self, side: Side) -> Result<u32> {
+        let process = self.processes.iter().find(|(of, _)| *of == side);
+        Ok(process.context("both sides were started")?.1)
+    }
+
     /// The exit status of a side's process, once it has ended.
     ///
     /// # Errors
     /// When the host is dead.
     pub fn ended(&self, lab: &Lab, side: Side) -> Result<Option<i32>> {
-        let process = self.processes.iter().find(|(of, _)| *of == side);
-        let (_, pid) = process.context("both sides were started")?;
-        lab.host(side).agent()?.poll(*pid)
+        lab.host(side).agent()?.poll(self.pid(side)?)
     }
 }
 
 fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
     let agent = lab.host(side).agent()?;
     agent.put(CONFIG, 0o644, options.config().as_bytes())?;
-    agent.spawn(&[UNDERSTUDY, side.name(), "--config", CONFIG], OUTPUT)
+    let argv = [
+        UNDERSTUDY,
+        side.name(),
+        "--config",
+        CONFIG,
+        "--confine",
+        &options.confine,
+    ];
+    agent.spawn(&argv, OUTPUT)
 }
 
 /// The status, at the top or under `node`.
@@ -343,6 +376,7 @@ mod tests {
         for log in [false, true] {
             let options = PairOptions {
                 log,
+                tls: !log,
                 ..PairOptions::default()
             };
             let parsed = vmm::config::parse(&options.config(), Path::new(CONFIG));

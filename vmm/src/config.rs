@@ -48,6 +48,8 @@ pub struct Config {
     pub arbiter: Option<String>,
     /// How connections to other machines are protected.
     pub protection: Protection,
+    /// What has to succeed before this host goes live.
+    pub fence: Option<Fence>,
     /// Where the log is kept on disk.
     pub log: Option<Log>,
     /// Which execution clock names the points.
@@ -108,6 +110,15 @@ pub struct Channel {
     pub flow: FlowConfig,
     /// Longest time between two marks, nanoseconds.
     pub mark_interval_ns: u64,
+}
+
+/// The operator's own fence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// Program, an absolute path, and its arguments.
+    pub command: Vec<String>,
+    /// Longest time for it.
+    pub time_limit_s: u64,
 }
 
 /// The log on disk.

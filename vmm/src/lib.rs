@@ -5,6 +5,7 @@ pub mod backend;
 pub mod boot;
 pub mod clock;
 pub mod config;
+pub mod confine;
 pub mod devices;
 pub mod doctor;
 pub mod kvm;

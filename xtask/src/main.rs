@@ -12,6 +12,7 @@
 mod bench;
 mod cache;
 mod check;
+mod deb;
 mod demo;
 mod drill;
 mod fix;
@@ -49,6 +50,8 @@ enum Command {
     Demo(run::Passthrough),
     /// Measure replicated against unreplicated; writes target/bench/latest.json
     Bench(run::Passthrough),
+    /// Make a Debian package: program, units, manual pages
+    Deb,
     /// Build the guest kernel, its initramfs, the lab's host kernel and the emulator into the cache
     Images(images::Args),
     /// The whole pair, arbiter and network in one thread, from a seed
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Deb => deb::run(),
         Command::Images(args) => images::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Model(args) => model::run(&args),

@@ -6,6 +6,7 @@
 //!
 //! On a terminal, input is raw and `Ctrl-A x` ends the program, `Ctrl-A a` sends a Ctrl-A.
 
+use crate::confine::privileges::drop_capabilities;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -139,7 +140,13 @@ impl Drop for Console {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(name.to_owned()).spawn(body)
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // It inherited what its parent still needs.
+        if let Err(error) = drop_capabilities() {
+            tracing::warn!(%error, "a thread of the console keeps its capabilities");
+        }
+        body();
+    })
 }
 
 /// Makes standard input raw if it is a terminal; the former settings.

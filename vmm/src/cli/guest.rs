@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::exit::{Exit, Failure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::record::{ClockKind, EndReason};
 use std::future::Future;
@@ -13,6 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use vmm::clock::landing::LandingMethod;
 use vmm::config::{self, ClockChoice, Config};
+use vmm::confine::privileges::become_user;
+use vmm::confine::{ConfineError, Confinement};
 use vmm::doctor;
 use vmm::replication::node::{HaltReason, NodeStatus};
 use vmm::runtime::control_socket::{ControlError, ControlSocket};
@@ -36,6 +38,8 @@ powered itself off or was stopped, 1 when it crashed.")]
 pub(super) struct RunArguments {
     #[command(flatten)]
     config: ConfigArgument,
+    #[command(flatten)]
+    confine: ConfineArguments,
 }
 
 /// Start a guest as the primary of a pair.
@@ -58,6 +62,8 @@ and this side must not be started again by itself.")]
 pub(super) struct PrimaryArguments {
     #[command(flatten)]
     config: ConfigArgument,
+    #[command(flatten)]
+    confine: ConfineArguments,
     /// The last generation that this virtual machine had, as `arbiter show` tells.
     #[arg(long, value_name = "N", default_value_t = 0)]
     after_generation: u64,
@@ -79,6 +85,55 @@ The file is the same as the primary's; what differs is named and refused (status
 pub(super) struct BackupArguments {
     #[command(flatten)]
     config: ConfigArgument,
+    #[command(flatten)]
+    confine: ConfineArguments,
+}
+
+/// What a side may do to its host once it runs.
+#[derive(Debug, Args)]
+struct ConfineArguments {
+    /// Become this user before anything is opened; files and /dev/kvm must be accessible to it.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// System calls outside the list of a thread: kill the process, note them in the kernel's log, or
+    /// look at none.
+    #[arg(long, value_enum, default_value_t = Confine::Off)]
+    confine: Confine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Confine {
+    Enforced,
+    Logged,
+    Off,
+}
+
+impl ConfineArguments {
+    /// Becomes the user; says how strict to be.
+    fn begin(&self) -> Result<Confinement, Failure> {
+        if let Some(user) = &self.user {
+            become_user(user)?;
+        }
+        Ok(match self.confine {
+            Confine::Enforced => Confinement::Enforced,
+            Confine::Logged => Confinement::Logged,
+            Confine::Off => Confinement::Off,
+        })
+    }
+}
+
+impl From<ConfineError> for Failure {
+    fn from(error: ConfineError) -> Self {
+        let remedy = match &error {
+            ConfineError::Filter { .. } => {
+                "run a kernel with CONFIG_SECCOMP_FILTER, or give --confine off"
+            }
+            ConfineError::NoUser(_) => "make the user, or name another with --user",
+            ConfineError::Become { .. } => "start as root, or as that user",
+            ConfineError::Capabilities(_) => "see the message",
+        };
+        Self::new(Exit::Failed, error).remedy(remedy)
+    }
 }
 
 /// The configuration file of the virtual machine.
@@ -91,7 +146,8 @@ pub(super) struct ConfigArgument {
 
 pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
-    in_runtime(side(&config, "run", |options| {
+    let confinement = arguments.confine.begin()?;
+    in_runtime(side(&config, "run", confinement, |options| {
         runtime::run(&config, options)
     }))
 }
@@ -99,14 +155,16 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 pub(super) fn primary(arguments: &PrimaryArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
     let after = arguments.after_generation;
-    in_runtime(side(&config, "primary", |options| {
+    let confinement = arguments.confine.begin()?;
+    in_runtime(side(&config, "primary", confinement, |options| {
         runtime::primary(&config, options, after)
     }))
 }
 
 pub(super) fn backup(arguments: &BackupArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
-    in_runtime(side(&config, "backup", |options| {
+    let confinement = arguments.confine.begin()?;
+    in_runtime(side(&config, "backup", confinement, |options| {
         runtime::backup(&config, options)
     }))
 }
@@ -122,6 +180,7 @@ fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 async fn side<F>(
     config: &Config,
     part: &'static str,
+    confinement: Confinement,
     start: impl FnOnce(RunOptions) -> F,
 ) -> Result<(), Failure>
 where
@@ -136,6 +195,7 @@ where
         clocks,
         landing,
         status: publish,
+        confinement,
         stop: stopped,
     };
     let socket = ControlSocket::bind(&config.control_socket).await?;
@@ -145,6 +205,7 @@ where
         part,
         margin,
         protection: config.protection.name(),
+        confinement,
     };
     let serving = socket.serve(move || document(&about, &status), stop.clone());
     let mut terminate = signal(SignalKind::terminate())?;
@@ -180,6 +241,7 @@ struct About {
     part: &'static str,
     margin: u64,
     protection: &'static str,
+    confinement: Confinement,
 }
 
 /// What `status` answers.
@@ -194,6 +256,7 @@ fn document(about: &About, status: &watch::Receiver<Option<NodeStatus>>) -> serd
         "clock_why": node.and_then(|node| node.clock_why.as_deref()),
         "margin_branches": about.margin,
         "protection": about.protection,
+        "confinement": about.confinement.name(),
         "node": node,
     })
 }
@@ -313,6 +376,7 @@ impl From<RuntimeError> for Failure {
                 Self::new(Exit::Refused, error).remedy("use the files that the log was made with")
             }
             error @ RuntimeError::Guest(_) => Self::new(Exit::Configuration, error),
+            RuntimeError::Confine(error) => error.into(),
             RuntimeError::Tls(error) => error.into(),
             error @ RuntimeError::Role { .. } => Self::new(Exit::Configuration, error)
                 .remedy("use the certificate of this host, or add its name to the list"),

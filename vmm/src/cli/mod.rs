@@ -8,6 +8,7 @@ mod cert;
 mod completions;
 mod doctor;
 mod exit;
+mod fence_helper;
 mod guest;
 mod log;
 mod replay;
@@ -58,6 +59,8 @@ enum Command {
     Doctor(doctor::Arguments),
     #[command(subcommand)]
     Log(log::Command),
+    #[command(hide = true)]
+    FenceHelper(fence_helper::Arguments),
     Completions(completions::CompletionsArguments),
     Man(completions::ManArguments),
 }
@@ -77,6 +80,7 @@ impl Cli {
             Command::Cert(command) => cert::run(&command),
             Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Log(command) => log::run(&command),
+            Command::FenceHelper(arguments) => fence_helper::run(&arguments),
             Command::Completions(arguments) => completions::completions(&arguments),
             Command::Man(arguments) => completions::man(&arguments),
         };

@@ -127,6 +127,7 @@ fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
         ("started as", started_as),
         ("clock", clock),
         ("protection", of("protection")),
+        ("confinement", of("confinement")),
     ];
     if document["node"].is_null() {
         facts.push(("state", "starting".into()));

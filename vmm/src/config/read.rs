@@ -5,8 +5,8 @@
 use super::protection::{Protection, read_protection};
 use super::section::{ConfigError, Found, Section, Source, refuse_unknown_sections};
 use super::{
-    CMDLINE_EXTRA_BYTES_MAX, Channel, ClockChoice, Config, Console, FILE_BYTES_MAX, Log, Network,
-    Vm,
+    CMDLINE_EXTRA_BYTES_MAX, Channel, ClockChoice, Config, Console, FILE_BYTES_MAX, Fence, Log,
+    Network, Vm,
 };
 use crate::machine::layout;
 use arbiter::address::Address;
@@ -28,10 +28,13 @@ const HEARTBEATS_PER_SUSPICION_MIN: u64 = 3;
 
 /// Log that the backup may hold unreplayed, in windows: the default of `FlowConfig`.
 const WINDOWS_PER_BACKLOG: u64 = 8;
+/// Most words of the fence command.
+const FENCE_WORDS_MAX: usize = 64;
 const NS_PER_MS: u64 = 1_000_000;
 
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "vm", "network", "console", "channel", "arbiter", "log", "clock", "verify", "control", "tls",
+    "fence",
 ];
 
 /// Checks `text`, the content of `file`. Total: any text gives a configuration or an error.
@@ -60,6 +63,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         console: read_console(take("console")?)?,
         channel: read_channel(take("channel")?, &protection)?,
         arbiter: read_arbiter(take("arbiter")?, &protection)?,
+        fence: read_fence(take("fence")?)?,
         log: read_log(take("log")?)?,
         clock: read_clock(take("clock")?)?,
         verify_memory_every: read_verify(take("verify")?)?,
@@ -273,6 +277,30 @@ fn read_arbiter(
     protection.check_arbiter(section.source(), &url, &address)?;
     section.finish()?;
     Ok(Some(url.value))
+}
+
+fn read_fence(mut section: Section<'_>) -> Result<Option<Fence>, ConfigError> {
+    if !section.is_present() {
+        return Ok(None);
+    }
+    let remedy =
+        "list an absolute path and its arguments, as in [\"/usr/local/sbin/fence\", \"other\"]";
+    let found = section.texts("command", FENCE_WORDS_MAX, remedy)?;
+    let command = found.ok_or_else(|| section.missing("command", remedy))?;
+    if !command
+        .value
+        .first()
+        .is_some_and(|program| program.starts_with('/'))
+    {
+        let problem = "does not begin with an absolute path";
+        return Err(command.wrong(section.source(), problem, remedy));
+    }
+    let time_limit_s = section.number("time_limit_s", 1..=3_600, " s", Some(30))?;
+    section.finish()?;
+    Ok(Some(Fence {
+        command: command.value,
+        time_limit_s,
+    }))
 }
 
 fn read_log(mut section: Section<'_>) -> Result<Option<Log>, ConfigError> {

@@ -27,7 +27,7 @@ fn the_example_shows_every_default() {
         [channel]\naddress=\"10.1.0.1:7071\"\n[arbiter]\nurl=\"https://10.0.0.9:7070\"\n\
         [log]\ndir=\"log\"\n[tls]\ncertificate=\"tls/host.pem\"\nkey=\"tls/host.key\"\n\
         authority=\"tls/ca.pem\"\nprimary=[\"host-a\",\"host-b\"]\nbackup=[\"host-a\",\"host-b\"]\n\
-        arbiter=[\"arbiter\"]\n";
+        arbiter=[\"arbiter\"]\n[fence]\ncommand=[\"/usr/local/sbin/fence\",\"ipmi\"]\n";
     let by_default = read(needed).unwrap();
     assert_eq!(
         Config {
@@ -204,6 +204,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "\"vmlinux\"",
         "\"k\"\n[tls]\nplain_text = \"yes\"",
         "tls.plain_text = \"yes\" is text, not true or false",
+    ),
+    (
+        "\"vmlinux\"",
+        "\"k\"\n[fence]\ncommand = [\"fence\"]",
+        "fence.command = [\"fence\"] does not begin with an absolute path",
     ),
     (
         "\"vmlinux\"",

@@ -234,7 +234,7 @@ fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, GuestError> {
 ///
 /// # Errors
 /// When `/dev/urandom` cannot be read.
-pub(super) fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
+fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
     use std::io::Read;
     std::fs::File::open("/dev/urandom")?.read_exact(bytes)
 }

@@ -6,6 +6,9 @@
 //! when nothing follows it.
 
 use super::host_clock::HostClock;
+use crate::confine::Confinement;
+use crate::confine::filter::{Thread, confine_thread};
+use crate::confine::privileges::drop_capabilities;
 use logging_channel::codec::EncodedLog;
 use logging_channel::record::Record;
 use logging_channel::segment::writer::SegmentWriter;
@@ -30,11 +33,23 @@ impl LogThread {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(super) fn start(writer: SegmentWriter, clock: HostClock) -> std::io::Result<Self> {
+    pub(super) fn start(
+        writer: SegmentWriter,
+        clock: HostClock,
+        confinement: Confinement,
+    ) -> std::io::Result<Self> {
         let (queue, batches) = sync_channel(QUEUE_BATCHES_MAX);
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write(writer, &batches, clock))?;
+            .spawn(move || {
+                // It inherited what its parent still needs.
+                let confined =
+                    drop_capabilities().and_then(|()| confine_thread(confinement, Thread::Log));
+                match confined {
+                    Ok(()) => write(writer, &batches, clock),
+                    Err(error) => tracing::error!(%error, "no log is kept on disk"),
+                }
+            })?;
         Ok(Self {
             queue: Some(queue),
             thread: Some(thread),

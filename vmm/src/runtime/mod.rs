@@ -12,6 +12,7 @@
 mod arbiter_claim;
 pub mod control_socket;
 mod debugger;
+mod fence;
 mod gdb;
 mod guest;
 mod hidden_trap_flag;
@@ -30,6 +31,7 @@ mod session;
 pub mod vcpu_thread;
 pub mod watchdog;
 
+pub use fence::fence_helper;
 pub use gdb::serve_gdb;
 pub use guest::GuestError;
 pub use node_task::NodeEnd;

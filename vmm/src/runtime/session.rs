@@ -1,7 +1,8 @@
 //! One run of one side, from a configuration to its end.
 
 use super::arbiter_claim::claimant;
-use super::guest::{Blueprint, Guest, GuestError, fill_random};
+use super::fence::Fencer;
+use super::guest::{Blueprint, Guest, GuestError};
 use super::host_clock::HostClock;
 use super::link_task;
 use super::log_thread::LogThread;
@@ -14,6 +15,9 @@ use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
 use crate::backend::tap::{Tap, TapError};
 use crate::clock::landing::LandingMethod;
 use crate::config::{self, Config, ConfigError};
+use crate::confine::filter::{Thread, confine_process, confine_thread};
+use crate::confine::privileges::drop_capabilities;
+use crate::confine::{ConfineError, Confinement};
 use crate::kvm::KvmError;
 use crate::kvm::kick::Kicker;
 use crate::replication::engine::{Engine, EngineConfig, EntropySource, Offer};
@@ -26,6 +30,7 @@ use logging_channel::record::{ClockKind, RecordBody, Start};
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
 use logging_channel::segment::writer::SegmentWriter;
+use std::io::Read;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use tls::TlsError;
@@ -52,6 +57,9 @@ pub enum RuntimeError {
     /// The log on disk.
     #[error(transparent)]
     Log(#[from] SegmentError),
+    /// System calls or capabilities.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -109,6 +117,8 @@ pub struct RunOptions {
     pub landing: LandingMethod,
     /// Where the status is published.
     pub status: watch::Sender<Option<NodeStatus>>,
+    /// How strictly system calls are judged.
+    pub confinement: Confinement,
     /// A message here stops the run.
     pub stop: mpsc::Receiver<()>,
 }
@@ -135,7 +145,7 @@ pub async fn primary(
     let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
     tokio::spawn(link_task::listen(channel_door(config).await?, events));
     let part = Part::Primary { after_generation };
-    let claims = claims(config, &options).await?;
+    let claims = claims(config, &options, after_generation).await?;
     start(config, options, part, link, no_reconnect(), claims).await
 }
 
@@ -148,7 +158,7 @@ pub async fn backup(config: &Config, options: RunOptions) -> Result<NodeEnd, Run
     let (reconnect, again) = mpsc::channel(1);
     let (primary, dial) = (config.channel()?.address, channel_dial(config)?);
     tokio::spawn(link_task::connect(primary, dial, events, again));
-    let claims = claims(config, &options).await?;
+    let claims = claims(config, &options, 0).await?;
     start(config, options, Part::Backup, link, reconnect, claims).await
 }
 
@@ -164,6 +174,7 @@ fn holder(options: &RunOptions) -> Result<Holder, Invalid> {
 async fn claims(
     config: &Config,
     options: &RunOptions,
+    start_after: u64,
 ) -> Result<super::node_task::Claimant, RuntimeError> {
     // The node repeats; a claim of one try answers soon either way.
     let policy = RetryPolicy {
@@ -174,7 +185,13 @@ async fn claims(
     if !client.warm().await {
         tracing::warn!(arbiter = client.url(), "arbiter not reached yet");
     }
-    Ok(claimant(client, config.vm.name.clone(), holder(options)?))
+    let (vm, holder) = (config.vm.name.clone(), holder(options)?);
+    let fencer = config
+        .fence
+        .as_ref()
+        .map(|fence| Fencer::start(fence, vm.as_str(), &options.host))
+        .transpose()?;
+    Ok(claimant(client, vm, holder, fencer, start_after))
 }
 
 /// Wires everything around a node and runs it to its end.
@@ -201,12 +218,15 @@ async fn start(
         kicker: Arc::clone(&kicker),
         clock,
         engine: engine_config(config),
+        confinement: options.confinement,
         nice,
     };
     let mut vcpu_start = Some(vcpu_start);
     if part == Part::Backup {
         spawn(vcpu_start.take(), None)?;
     }
+    let confinement = options.confinement;
+    confine_process(confinement)?;
     let ports = Ports {
         clock,
         offers,
@@ -217,17 +237,21 @@ async fn start(
         network: network(config)?,
         console: console(config, typed_sender)?,
         typed,
-        log: log(config, clock)?,
+        log: log(config, clock, confinement)?,
         claimant,
         start_guest: Box::new(move |generation, clock| {
             if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
                 tracing::error!(%error, "the vCPU thread could not be started");
             }
+            give_up_capabilities();
         }),
         status: options.status,
         stop: options.stop,
     };
     set_nice(nice - NODE_ADVANTAGE);
+    if part == Part::Backup {
+        give_up_capabilities();
+    }
     Ok(NodeTask::new(node, ports).run().await)
 }
 
@@ -240,6 +264,14 @@ const NODE_ADVANTAGE: i32 = 10;
 fn set_nice(nice: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::debug!(%error, nice, "a thread keeps its priority");
+    }
+}
+
+/// From here on this thread needs none: the TAP is open, its priority set, and the vCPU's thread, which
+/// inherits what its parent has, is started.
+fn give_up_capabilities() {
+    if let Err(error) = drop_capabilities() {
+        tracing::warn!(%error, "a thread keeps its capabilities");
     }
 }
 
@@ -313,7 +345,11 @@ fn console(
 }
 
 /// A fresh log: a run begins at record 0, whatever an earlier run left is kept out of its way.
-fn log(config: &Config, clock: HostClock) -> Result<Option<LogThread>, RuntimeError> {
+fn log(
+    config: &Config,
+    clock: HostClock,
+    confinement: Confinement,
+) -> Result<Option<LogThread>, RuntimeError> {
     let Some(log) = &config.log else {
         return Ok(None);
     };
@@ -322,10 +358,11 @@ fn log(config: &Config, clock: HostClock) -> Result<Option<LogThread>, RuntimeEr
     if recovered.next().is_some_and(|next| next.0 > 0) {
         return Err(RuntimeError::LogNotEmpty(log.dir.display().to_string()));
     }
-    let thread = LogThread::start(writer, clock).map_err(|source| RuntimeError::Io {
-        operation: "start the log thread",
-        source,
-    })?;
+    let thread =
+        LogThread::start(writer, clock, confinement).map_err(|source| RuntimeError::Io {
+            operation: "start the log thread",
+            source,
+        })?;
     Ok(Some(thread))
 }
 
@@ -337,6 +374,7 @@ struct VcpuStart {
     kicker: Arc<OnceLock<Kicker>>,
     clock: HostClock,
     engine: EngineConfig,
+    confinement: Confinement,
     /// Nice value of its thread.
     nice: i32,
 }
@@ -378,7 +416,7 @@ impl VcpuStart {
             kicker,
             vm: _vm,
         } = guest;
-        let engine = Engine::recording(executor, start, self.engine, entropy(), now)?;
+        let engine = Engine::recording(executor, start, self.engine, entropy()?, now)?;
         self.drive(engine, kicker, clock)
     }
 
@@ -391,7 +429,7 @@ impl VcpuStart {
             kicker,
             vm: _vm,
         } = self.blueprint.build(&start)?;
-        let mut engine = Engine::replaying(executor, self.engine, entropy())?;
+        let mut engine = Engine::replaying(executor, self.engine, entropy()?)?;
         for offer in first {
             engine.offer(self.clock.now(), offer);
         }
@@ -423,6 +461,7 @@ impl VcpuStart {
     ) -> Result<(), RuntimeError> {
         let meter = Arc::new(StretchMeter::default());
         let watch = WatchdogConfig {
+            confinement: self.confinement,
             interval_ns: self.engine.mark_interval_ns,
             anywhere: clock == ClockKind::Branches,
         };
@@ -431,6 +470,9 @@ impl VcpuStart {
                 operation: "start the watchdog",
                 source,
             })?;
+        // The guest's memory is mapped, the counter open, the watchdog started: nothing else is needed.
+        drop_capabilities()?;
+        confine_thread(self.confinement, Thread::Vcpu)?;
         // Set once: the thread is started once.
         let _ = self.kicker.set(kicker);
         match drive(&mut engine, &self.offers, &self.reports, self.clock, &meter) {
@@ -440,13 +482,18 @@ impl VcpuStart {
     }
 }
 
-fn entropy() -> EntropySource {
-    Box::new(|count| {
+/// Random bytes for the guest, from a descriptor that is opened before the thread is confined.
+fn entropy() -> Result<EntropySource, RuntimeError> {
+    let random = std::fs::File::open("/dev/urandom").map_err(|source| RuntimeError::Io {
+        operation: "open /dev/urandom",
+        source,
+    })?;
+    Ok(Box::new(move |count| {
         let mut bytes = vec![0; count];
-        if let Err(error) = fill_random(&mut bytes) {
+        if let Err(error) = (&random).read_exact(&mut bytes) {
             tracing::error!(%error, "no random bytes for the guest");
             bytes.clear();
         }
         bytes
-    })
+    }))
 }

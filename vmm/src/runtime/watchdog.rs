@@ -8,6 +8,9 @@
 //! a signal only for the long ones.
 
 use super::host_clock::HostClock;
+use crate::confine::Confinement;
+use crate::confine::filter::{Thread as Filtered, confine_thread};
+use crate::confine::privileges::drop_capabilities;
 use crate::kvm::kick::Kicker;
 use logging_channel::host_time::HostTime;
 use std::sync::Arc;
@@ -63,6 +66,8 @@ pub struct WatchdogConfig {
     /// Whether the guest can be stopped anywhere (branch clock): then timers are worth a kick, and
     /// so is every interval; otherwise one kick per stretch is enough.
     pub anywhere: bool,
+    /// How strictly the thread's system calls are judged.
+    pub confinement: Confinement,
 }
 
 /// What the watchdog remembers from tick to tick.
@@ -126,6 +131,11 @@ impl Watchdog {
         let thread = thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
+                let confined = drop_capabilities()
+                    .and_then(|()| confine_thread(config.confinement, Filtered::Watchdog));
+                if let Err(error) = confined {
+                    tracing::error!(%error, "the watchdog is not confined");
+                }
                 let mut memory = Memory::default();
                 while !stopped.load(Ordering::Relaxed) {
                     let (kick, sleep_ns) = memory.tick(clock.now().0, meter.stretch(), config);
@@ -158,10 +168,12 @@ mod tests {
     use super::*;
 
     const EXITS: WatchdogConfig = WatchdogConfig {
+        confinement: Confinement::Off,
         interval_ns: 10,
         anywhere: false,
     };
     const BRANCHES: WatchdogConfig = WatchdogConfig {
+        confinement: Confinement::Off,
         interval_ns: 10,
         anywhere: true,
     };

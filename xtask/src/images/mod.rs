@@ -13,6 +13,7 @@ mod instructions;
 mod kernel;
 mod manifest;
 mod programs;
+pub(crate) use programs::static_binary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -36,7 +36,8 @@ const ROOMS: &[Room] = &[
     room("vmm", "boot", &["machine::cpu_state", "machine::layout"]),
     room("vmm", "kvm", &["clock", "machine"]),
     room("vmm", "doctor", &["clock", "kvm", "machine"]),
-    room("vmm", "backend", &[]),
+    room("vmm", "backend", &["confine::privileges"]),
+    room("vmm", "confine", &[]),
     room(
         "vmm",
         "runtime",
@@ -45,6 +46,7 @@ const ROOMS: &[Room] = &[
             "boot",
             "clock",
             "config",
+            "confine",
             "devices",
             "kvm",
             "machine",
