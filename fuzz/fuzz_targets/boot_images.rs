@@ -2,7 +2,7 @@
 //! its memory. Never a panic, never memory beyond the limits, whatever sizes the images state.
 #![no_main]
 
-use vm_memory::GuestMemoryMmap;
+use vmm::devices::ram::GuestRam;
 use vmm::boot::{self, BootSource, cmdline};
 use vmm::kvm::guest_memory::{self, Backing};
 
@@ -25,8 +25,8 @@ libfuzzer_sys::fuzz_target!(
     }
 );
 
-fn memory() -> &'static GuestMemoryMmap {
-    static MEMORY: std::sync::OnceLock<GuestMemoryMmap> = std::sync::OnceLock::new();
+fn memory() -> &'static GuestRam {
+    static MEMORY: std::sync::OnceLock<GuestRam> = std::sync::OnceLock::new();
     MEMORY.get_or_init(|| {
         let backing = Backing { populate: false, lock: false };
         guest_memory::allocate(MEMORY_MIB, backing).expect("32 MiB")

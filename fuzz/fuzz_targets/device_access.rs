@@ -3,7 +3,8 @@
 #![no_main]
 
 use logging_channel::host_time::GuestTime;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
+use vmm::devices::ram::GuestRam;
 use vmm::devices::Effect;
 use vmm::machine::exit::{Answer, VmExit};
 use vmm::machine::input::Input;
@@ -85,7 +86,7 @@ fn step(bytes: &mut &[u8]) -> Option<Step> {
 }
 
 fn machine() -> Machine {
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]);
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]);
     Machine::new(&CONFIG, memory.expect("a small mapping"))
 }
 

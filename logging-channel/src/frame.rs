@@ -53,6 +53,12 @@ pub enum FrameKind {
     Heartbeat = 6,
     /// An orderly end.
     Goodbye = 7,
+    /// A piece of the guest's state.
+    Part = 8,
+    /// The state is complete.
+    Complete = 9,
+    /// How much of the state was taken in.
+    Taken = 10,
 }
 
 impl FrameKind {
@@ -67,6 +73,9 @@ impl FrameKind {
             5 => Self::Ack,
             6 => Self::Heartbeat,
             7 => Self::Goodbye,
+            8 => Self::Part,
+            9 => Self::Complete,
+            10 => Self::Taken,
             _ => return None,
         })
     }

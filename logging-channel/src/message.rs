@@ -29,7 +29,16 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// Both ways: an orderly end; silence after it is not a failure.
     Goodbye(Goodbye),
+    /// Primary to backup: a piece of the guest's state, opaque here; see `vmm::snapshot`.
+    Part(Vec<u8>),
+    /// Primary to backup: the state is complete, the log goes on from here.
+    Complete(Complete),
+    /// Backup to primary: how much of the state it has taken in.
+    Taken(Taken),
 }
+
+/// Longest piece of a state transfer.
+pub const PART_BYTES_MAX: usize = 512 << 10;
 
 /// Everything that must match before a guest may be replicated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,10 +79,35 @@ pub struct Welcome {
     pub holder: String,
     /// Generation under which the primary runs.
     pub generation: u64,
-    /// Index of the first record that follows.
-    pub first_index: LogIndex,
+    /// What follows.
+    pub begins: Begins,
     /// What the primary can run on; with the Hello's this settles the clock.
     pub clocks: ClockOffer,
+}
+
+/// How a backup comes by the guest's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Begins {
+    /// It builds the machine itself; the log follows from its Start record.
+    WithStart,
+    /// The guest runs already: its state follows, then the log from some later index.
+    WithTransfer,
+}
+
+/// The end of a state transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Complete {
+    /// Index of the first record that is not part of the state.
+    pub first_index: LogIndex,
+    /// Bytes of all parts, so that none is missing.
+    pub bytes: u64,
+}
+
+/// Progress of a state transfer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Taken {
+    /// Bytes of the parts that are in the backup's guest, cumulative.
+    pub bytes: u64,
 }
 
 /// The primary refuses, naming the first item that differs.
@@ -114,4 +148,6 @@ pub enum Goodbye {
     Stopped,
     /// The sender's copy differs; it will never go live from it.
     Diverged,
+    /// The primary hands the guest over: it rests at the log's end and never runs there again.
+    HandedOver,
 }

@@ -82,6 +82,17 @@ pub struct PrimaryPointers {
 }
 
 impl PrimaryPointers {
+    /// Pointers of a log whose records below `first` the backup has in another form: a state.
+    #[must_use]
+    pub const fn starting_at(first: LogIndex) -> Self {
+        Self {
+            recorded: first,
+            sent: first,
+            acknowledged: first,
+            replayed: first,
+        }
+    }
+
     /// A record was made here.
     ///
     /// # Panics
@@ -160,6 +171,17 @@ pub struct BackupPointers {
 }
 
 impl BackupPointers {
+    /// Pointers of a log whose records below `first` this side has in another form: a state.
+    #[must_use]
+    pub const fn starting_at(first: LogIndex) -> Self {
+        Self {
+            received: first,
+            replayed: first,
+            replayed_exits: 0,
+            released: first,
+        }
+    }
+
     /// Takes records into memory: all of them, or none.
     ///
     /// # Errors

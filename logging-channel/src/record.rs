@@ -169,6 +169,9 @@ pub enum Control {
     PowerOff,
     /// A new generation became live here: the records after this are its own.
     Generation(u64),
+    /// The access that the last exit stands for was completed without entering the guest, because
+    /// its state was saved here for a new backup or for a file.
+    Settle,
 }
 
 /// Why a guest's execution ended.

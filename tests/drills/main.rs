@@ -11,6 +11,7 @@ mod inspect;
 mod lab;
 mod protection;
 mod record_replay;
+mod redundancy;
 mod split_brain;
 
 use anyhow::{Result, bail};
@@ -38,6 +39,7 @@ const GROUPS: &[&[Drill]] = &[
     arbiter_outage::DRILLS,
     protection::DRILLS,
     failover::DRILLS,
+    redundancy::DRILLS,
     inspect::DRILLS,
     lab::DRILLS,
 ];
@@ -45,8 +47,8 @@ const GROUPS: &[&[Drill]] = &[
 /// What the exit clock cannot pass: left out of "all" there.
 const BRANCHES_ONLY: &[&str] = &[record_replay::BUSY, counters::SKID];
 
-/// Run only when named: not seen to pass yet.
-const NAMED_ONLY: &[&str] = &["system-call-outside"];
+/// Run only when named: the first takes minutes, the second was not seen to pass yet.
+const NAMED_ONLY: &[&str] = &[redundancy::TEN_LIVES, "system-call-outside"];
 
 fn all() -> impl Iterator<Item = &'static Drill> {
     GROUPS.iter().copied().flatten()

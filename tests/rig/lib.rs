@@ -18,6 +18,7 @@ pub mod images;
 pub mod initramfs;
 pub mod isolation;
 pub mod lab;
+pub mod lineage;
 pub mod link;
 pub mod log_sizes;
 pub mod namespace_host;

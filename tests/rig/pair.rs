@@ -57,6 +57,8 @@ pub struct PairOptions {
     pub tls: bool,
     /// How strictly the sides' system calls are judged (`--confine`).
     pub confine: String,
+    /// A side whose copy is over stands by for another, instead of ending.
+    pub stand_by: bool,
 }
 
 impl Default for PairOptions {
@@ -73,6 +75,7 @@ impl Default for PairOptions {
             log: true,
             tls: false,
             confine: "off".into(),
+            stand_by: false,
         }
     }
 }
@@ -109,6 +112,8 @@ impl PairOptions {
         } else {
             String::new()
         };
+        let standbys = Side::BOTH.map(|side| format!("{:?}", standby_address(side)));
+        let standbys = standbys.join(", ");
         let log = if self.log {
             format!("[log]\ndir = \"{LOG_DIR}\"\n")
         } else {
@@ -129,6 +134,7 @@ impl PairOptions {
              path = \"{STATE_DIR}/console.log\"\n\
              [channel]\n\
              address = \"{channel}:7071\"\n\
+             standbys = [{standbys}]\n\
              heartbeat_ms = {heartbeat_ms}\n\
              suspect_ms = {suspect_ms}\n\
              mark_ms = {mark_ms}\n\
@@ -147,6 +153,15 @@ impl PairOptions {
             address::PREFIX,
         )
     }
+}
+
+/// Where a side stands by when its copy is over.
+fn standby_address(side: Side) -> String {
+    let host = match side {
+        Side::Primary => address::PRIMARY_LOG,
+        Side::Backup => address::BACKUP_LOG,
+    };
+    format!("{host}:7072")
 }
 
 /// What one side says of itself (a part of `understudy status --json`).
@@ -216,6 +231,37 @@ impl Pair {
         pair.wait_role(lab, Side::Primary, "protected", limit)?;
         pair.wait_role(lab, Side::Backup, "following", limit)?;
         Ok(pair)
+    }
+
+    /// Starts a standby on a side's host, which has booted again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn stand_by(&mut self, lab: &Lab, side: Side, options: &PairOptions) -> Result<()> {
+        let agent = lab.host(side).agent()?;
+        agent.put(CONFIG, 0o644, options.config().as_bytes())?;
+        let listen = standby_address(side);
+        let argv = [
+            UNDERSTUDY, "standby", "--config", CONFIG, "--listen", &listen,
+        ];
+        let pid = agent.spawn(&argv, OUTPUT)?;
+        for process in self.processes.iter_mut().filter(|(of, _)| *of == side) {
+            process.1 = pid;
+        }
+        Ok(())
+    }
+
+    /// Has a side hand the guest over.
+    ///
+    /// # Errors
+    /// When the product refuses.
+    pub fn hand_over(&self, lab: &Lab, side: Side) -> Result<()> {
+        let argv = [UNDERSTUDY, "handover", "--config", CONFIG];
+        lab.host(side)
+            .agent()?
+            .exec(&argv, STATUS_LIMIT)?
+            .success()?;
+        Ok(())
     }
 
     /// Asks a side for its status.
@@ -294,14 +340,12 @@ impl Pair {
 fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
     let agent = lab.host(side).agent()?;
     agent.put(CONFIG, 0o644, options.config().as_bytes())?;
-    let argv = [
-        UNDERSTUDY,
-        side.name(),
-        "--config",
-        CONFIG,
-        "--confine",
-        &options.confine,
-    ];
+    let standby = standby_address(side);
+    let mut argv = vec![UNDERSTUDY, side.name(), "--config", CONFIG];
+    argv.extend(["--confine", &options.confine]);
+    if options.stand_by {
+        argv.extend(["--standby", &standby]);
+    }
     agent.spawn(&argv, OUTPUT)
 }
 

@@ -28,3 +28,8 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     }
     result
 }
+
+/// Prints a line beside the steps.
+pub fn note(text: &str) {
+    eprintln!("    {text}");
+}

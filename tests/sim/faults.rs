@@ -58,6 +58,11 @@ pub enum Fault {
         /// For how long.
         for_ns: u64,
     },
+    /// An operator has this side hand the guest over to its backup.
+    Handover {
+        /// 0 or 1.
+        host: usize,
+    },
     /// An operator stops this side.
     Stop {
         /// 0 or 1.
@@ -126,6 +131,8 @@ pub struct Plan {
     pub gate_bytes_max: usize,
     /// Bytes that may be under way.
     pub window_bytes: u64,
+    /// A process that is started again offers itself to whoever runs the guest alone.
+    pub standbys: bool,
 }
 
 impl Plan {
@@ -135,6 +142,15 @@ impl Plan {
         let mut faults = Vec::new();
         for _ in 0..count {
             draw_fault(random, &mut faults);
+        }
+        let standbys = random.percent(50);
+        // Lives after lives: crashes whose hosts come back, early enough for another.
+        for _ in 0..if standbys { random.range(0, 3) } else { 0 } {
+            let at = random.range(FIRST_NS, FAULTS_END_NS - 500 * MS);
+            let (host, told) = ((random.draw() % 2) as usize, random.percent(50));
+            faults.push((at, Fault::Crash { host, told }));
+            let again = at + random.range(MS, 300 * MS);
+            faults.push((again, Fault::Restart { host }));
         }
         let tight = random.percent(20);
         Self {
@@ -161,6 +177,7 @@ impl Plan {
             },
             gate_bytes_max: if tight { 1_000 } else { 1 << 20 },
             window_bytes: if tight { 600 } else { 1 << 20 },
+            standbys,
             faults,
         }
     }
@@ -197,6 +214,7 @@ fn draw_fault(random: &mut Random, faults: &mut Vec<(u64, Fault)>) {
         },
         9 => Fault::ArbiterDown { for_ns },
         10 => Fault::ArbiterUnreachable { host, for_ns },
+        _ if random.percent(50) => Fault::Handover { host },
         _ => Fault::Stop { host },
     };
     faults.push((at, fault));

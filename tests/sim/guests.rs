@@ -9,6 +9,11 @@ use vmm::replication::executor::{Input, Produced};
 use vmm::replication::node::NodeEvent;
 use vmm::replication::role::Role;
 
+/// A part of a state that holds nothing.
+const EMPTY_PAGE: u8 = 0;
+/// A byte of the toy's state that is in its memory.
+const MEMORY_BYTE: usize = 12 * 8;
+
 impl World {
     /// An offer leaves the node.
     pub(super) fn offer(&mut self, id: usize, offer: Offer) {
@@ -53,13 +58,16 @@ impl World {
     fn next_offer(&mut self, id: usize) -> Option<Offer> {
         let (now, power_off_exit, sabotage) =
             (self.now, self.plan.power_off_exit, self.options.sabotage);
-        let host = &mut self.hosts[id];
         loop {
+            let host = &mut self.hosts[id];
             if host.offers.front()?.0 > now {
                 return None;
             }
             let (_, mut offer) = host.offers.pop_front()?;
             let Offer::Records(records) = &mut offer else {
+                if self.load(id, &offer) {
+                    continue;
+                }
                 return Some(offer);
             };
             if host.skip_records {
@@ -73,6 +81,49 @@ impl World {
             }
             return Some(offer);
         }
+    }
+
+    /// The node wants the guest's state sent: empty pages first, while the guest runs.
+    pub(super) fn begin_transfer(&mut self, id: usize, attempt: u64) {
+        let run = self.hosts[id].run;
+        let mut delay = 0;
+        for _ in 0..self.random.range(0, 4) {
+            delay += self.random.range(0, 20_000_000);
+            let bytes = vec![EMPTY_PAGE];
+            let part = NodeEvent::TransferPart { attempt, bytes };
+            self.soon(delay, Event::Node(id, run, part));
+        }
+        delay += self.random.range(0, 20_000_000);
+        let ready = NodeEvent::TransferReady { attempt };
+        self.soon(delay, Event::Node(id, run, ready));
+    }
+
+    /// Takes what is for the builder of a guest; false for everything else.
+    fn load(&mut self, id: usize, offer: &Offer) -> bool {
+        let spoil = self.options.sabotage == Sabotage::WrongState;
+        let host = &mut self.hosts[id];
+        match offer {
+            Offer::Load(part) => {
+                if part[..] != [EMPTY_PAGE] {
+                    host.loading.extend(part);
+                    if let (true, Some(byte)) = (spoil, host.loading.get_mut(MEMORY_BYTE)) {
+                        *byte ^= 0x10;
+                    }
+                }
+                let (unloads, bytes) = (host.unloads, part.len() as u64);
+                self.emit(id, vec![Emitted::Loaded { unloads, bytes }]);
+            }
+            Offer::Unload => {
+                host.loading.clear();
+                host.unloads += 1;
+            }
+            Offer::Begin { next, .. } => {
+                let begun = host.begin_guest(*next);
+                self.check(begun);
+            }
+            _ => return false,
+        }
+        true
     }
 
     pub(super) fn wake_processor(&mut self, id: usize, delay_ns: u64) {
@@ -173,10 +224,20 @@ impl World {
                 Emitted::Diverged(divergence) => {
                     self.check(Err(format!("host {id} diverged: {divergence}")));
                 }
-                Emitted::Drained | Emitted::Live | Emitted::Ended(_) => {}
+                Emitted::Snapshot { .. }
+                | Emitted::Loaded { .. }
+                | Emitted::Rested
+                | Emitted::Drained
+                | Emitted::Live
+                | Emitted::Ended(_) => {}
             }
         }
         self.leak(id, leaked);
+        self.emit(id, items);
+    }
+
+    /// Puts a batch on its way from the processor's thread to the node.
+    fn emit(&mut self, id: usize, items: Vec<Emitted>) {
         let host = &mut self.hosts[id];
         let delay = if host.random.percent(50) {
             0

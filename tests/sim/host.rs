@@ -8,7 +8,7 @@ use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::Identity;
-use logging_channel::record::{ClockKind, Start};
+use logging_channel::record::{ClockKind, LogIndex, Start};
 use std::collections::VecDeque;
 use vmm::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, Offer};
 use vmm::replication::go_live::RetryConfig;
@@ -64,6 +64,10 @@ pub struct Host {
     pub request: Option<u64>,
     /// What happened while the host stood still.
     pub deferred: Vec<Event>,
+    /// Pieces of a running guest's state, as they came.
+    pub loading: Vec<u8>,
+    /// Attempts to load one that were given up.
+    pub unloads: u64,
     /// Sabotage: from now on records do not reach the engine.
     pub skip_records: bool,
     /// Chance on this host.
@@ -137,7 +141,7 @@ impl Host {
         plan: &Plan,
         mut random: Random,
     ) -> Self {
-        let part = if id == 0 {
+        let part = if id == 0 && !(plan.standbys && run > 0) {
             Part::Primary {
                 after_generation: 0,
             }
@@ -174,6 +178,8 @@ impl Host {
             to_node: VecDeque::new(),
             request: None,
             deferred: Vec::new(),
+            loading: Vec::new(),
+            unloads: 0,
             skip_records: false,
             random,
         }
@@ -210,6 +216,20 @@ impl Host {
         let source = entropy(&mut self.random);
         let engine = Engine::recording(cpu, start, engine_config(), source, self.clock(now));
         self.engine = Some(engine.unwrap_or_else(|never| match never {}));
+    }
+
+    /// Makes the guest of the state that was loaded, and replays it from record `next` on.
+    ///
+    /// # Errors
+    /// When the state is not complete: a node must not have let this happen.
+    pub fn begin_guest(&mut self, next: LogIndex) -> Result<(), String> {
+        let loaded = std::mem::take(&mut self.loading);
+        let cpu = ToyCpu::decode(&loaded).ok_or("a guest begins with half a state")?;
+        let source = entropy(&mut self.random);
+        let config = engine_config();
+        let engine = Engine::replaying_from(next, ClockKind::Exits, cpu, config, source);
+        self.engine = Some(engine.unwrap_or_else(|never| match never {}));
+        Ok(())
     }
 
     /// Makes the guest as its Start record says and replays it.

@@ -28,8 +28,12 @@ pub struct Life {
     released: Vec<(u64, Vec<u8>)>,
     /// Records that reached this copy's memory.
     pub received: u64,
-    /// First log index of its own, since it became the only one.
+    /// First log index of its own, while it is the only one.
     alone_from: Option<u64>,
+    /// The life whose state this copy began with.
+    parent: Option<usize>,
+    /// The parent's own [`Life::live_exits`], or what it had from its parent.
+    inherited_exits: Option<usize>,
     /// Exits when it became the only one by going live.
     pub live_exits: Option<usize>,
     /// Log indices seen: the next one.
@@ -49,8 +53,36 @@ pub struct Life {
 }
 
 impl Life {
+    /// Exits up to which this copy, number `here`, and `other`, number `there`, are one history: a
+    /// copy's child differs from it only after the child went live.
+    fn exits_shared_with(&self, here: usize, other: &Self, there: usize) -> usize {
+        let limits = if self.parent == Some(there) {
+            [self.live_exits, None, None, None]
+        } else if other.parent == Some(here) {
+            [other.live_exits, None, None, None]
+        } else {
+            [
+                self.live_exits,
+                other.live_exits,
+                self.inherited_exits,
+                other.inherited_exits,
+            ]
+        };
+        let lengths = [self.trail.len(), other.trail.len()];
+        lengths
+            .into_iter()
+            .chain(limits.into_iter().flatten())
+            .min()
+            .unwrap_or(0)
+    }
+
     fn is_dead(&self) -> bool {
-        self.crashed || self.halted == Some(HaltReason::Stopped)
+        let by_order = [HaltReason::Stopped, HaltReason::HandedOver];
+        self.crashed
+            || self
+                .halted
+                .as_ref()
+                .is_some_and(|why| by_order.contains(why))
     }
 
     fn is_live(&self) -> bool {
@@ -72,6 +104,8 @@ pub struct Invariants {
     pub suspicions: u32,
     /// Simulated time, told before every event of a node.
     pub now: u64,
+    /// Whether processes that are started again stand by.
+    pub standbys: bool,
     /// When the guest first ended.
     pub ended_at: Option<u64>,
 }
@@ -118,6 +152,23 @@ impl Invariants {
         Ok(())
     }
 
+    /// `life` begins with the state of `from` before record `next`: its past is that copy's.
+    pub fn joined(&mut self, life: usize, from: usize, next: u64) {
+        let parent = &self.lives[from];
+        let before = parent.outputs.iter().filter(|(_, index)| **index < next);
+        let outputs = before
+            .map(|(bytes, index)| (bytes.clone(), *index))
+            .collect();
+        let inherited = parent.live_exits.into_iter().chain(parent.inherited_exits);
+        let inherited_exits = inherited.min();
+        let child = &mut self.lives[life];
+        child.outputs = outputs;
+        child.received = next;
+        child.next_index = next;
+        child.parent = Some(from);
+        child.inherited_exits = inherited_exits;
+    }
+
     /// A copy produced output for record `index`.
     pub fn produced(&mut self, life: usize, index: u64, bytes: &[u8]) {
         self.lives[life].outputs.insert(bytes.to_vec(), index);
@@ -131,6 +182,10 @@ impl Invariants {
         let before = self.lives[life].role.replace(role);
         if before == Some(role) {
             return Ok(());
+        }
+        if role == Role::Protected {
+            // A new backup has its state: it is not the only one any more.
+            self.lives[life].alone_from = None;
         }
         if matches!(role, Role::Protected | Role::Following) {
             self.lives[life].took_part = true;
@@ -237,17 +292,8 @@ impl Invariants {
 
     fn check_trails(&self) -> Result<(), Violation> {
         for (i, a) in self.lives.iter().enumerate() {
-            for b in &self.lives[i + 1..] {
-                let common = [
-                    Some(a.trail.len()),
-                    Some(b.trail.len()),
-                    a.live_exits,
-                    b.live_exits,
-                ]
-                .into_iter()
-                .flatten()
-                .min()
-                .unwrap_or(0);
+            for (j, b) in self.lives.iter().enumerate().skip(i + 1) {
+                let common = a.exits_shared_with(i, b, j);
                 if let Some(exit) = (0..common).find(|e| a.trail[*e] != b.trail[*e]) {
                     return Err(format!(
                         "{} and {} differ at exit {}",
@@ -319,6 +365,7 @@ impl Invariants {
         if just_ended {
             return Ok(());
         }
+        self.check_protection()?;
         for life in self.lives.iter().filter(|life| !life.crashed) {
             let passing = [
                 Role::Starting,
@@ -334,6 +381,21 @@ impl Invariants {
             }
         }
         Ok(())
+    }
+
+    /// Whoever is alone at the end, with somebody standing by since long ago, has failed.
+    fn check_protection(&self) -> Result<(), Violation> {
+        let at_the_end = |role| {
+            let up = self.lives.iter().filter(|life| !life.crashed);
+            up.filter(move |life| life.role == Some(role)).last()
+        };
+        match (at_the_end(Role::Solo), at_the_end(Role::Joining)) {
+            (Some(alone), Some(standby)) if self.standbys => Err(format!(
+                "{} is alone at the end, and {} stands by",
+                alone.name, standby.name
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_service(&self, answered_at: u64) -> Result<(), Violation> {

@@ -76,7 +76,13 @@ impl World {
     pub(super) fn connect(&mut self) {
         self.soon(CONNECT_NS, Event::Connect);
         let ready = self.hosts.iter().all(|host| host.up && !host.paused);
-        let wanted = self.hosts[1].node.role() == Role::Joining;
+        let roles = [0, 1].map(|id| self.hosts[id].node.role());
+        // A backup calls its primary; whoever runs the guest alone calls those that stand by.
+        let wanted = match roles {
+            [Role::Joining, Role::Joining] => false,
+            [_, Role::Joining] | [Role::Joining, Role::Solo] => true,
+            _ => false,
+        };
         let free = self
             .link
             .as_ref()
@@ -104,18 +110,14 @@ impl World {
     }
 
     pub(super) fn release(&mut self, id: usize, output: Produced) {
-        let (life, other) = (self.hosts[id].life, self.hosts[1 - id].life);
-        let backup_received = match self.options.sabotage {
-            // Its backup may have been restarted since; what counts is what any backup held.
-            _ if id == 0 => self
-                .invariants
-                .lives
-                .iter()
-                .map(|l| l.received)
-                .max()
-                .unwrap_or(0),
-            _ => self.invariants.lives[other].received,
-        };
+        let life = self.hosts[id].life;
+        // Its backup may have been restarted since; what counts is what any other copy held.
+        let others = self.invariants.lives.iter().enumerate();
+        let backup_received = others
+            .filter(|(other, _)| *other != life)
+            .map(|(_, other)| other.received)
+            .max()
+            .unwrap_or(0);
         let checked = self
             .invariants
             .released(life, &output.bytes, backup_received);
@@ -184,7 +186,9 @@ impl World {
                 let until = &mut self.arbiter_unreachable_until[host];
                 *until = (*until).max(self.now + for_ns);
             }
-            Fault::Stop { .. } | Fault::ClockStep { .. } => self.begin_on_host(fault),
+            Fault::Stop { .. } | Fault::Handover { .. } | Fault::ClockStep { .. } => {
+                self.begin_on_host(fault)
+            }
             Fault::OneWay { to, for_ns } => self.one_way_until[to] = self.now + for_ns,
             Fault::Twice { for_ns } => self.twice_until = self.now + for_ns,
             Fault::ArbiterOneWay { host, for_ns } => {
@@ -210,14 +214,14 @@ impl World {
                 self.at(self.now, Event::Node(host, run, NodeEvent::Tick));
                 self.offered(host);
             }
-            Fault::Stop { host } => {
-                self.at(
-                    self.now,
-                    Event::Node(host, self.hosts[host].run, NodeEvent::OperatorStop),
-                );
-            }
+            Fault::Stop { host } => self.operator(host, NodeEvent::OperatorStop),
+            Fault::Handover { host } => self.operator(host, NodeEvent::OperatorHandover),
             _ => {}
         }
+    }
+
+    fn operator(&mut self, host: usize, wish: NodeEvent) {
+        self.at(self.now, Event::Node(host, self.hosts[host].run, wish));
     }
 
     fn crash(&mut self, id: usize, told: bool) {

@@ -16,17 +16,20 @@ pub enum Sabotage {
     SkipTheRestOfTheLog,
     /// One bit of a packet differs in the backup's log.
     WrongByte,
+    /// One bit of a running guest's state is lost on its way to a new backup.
+    WrongState,
     /// A restarted process claims under its predecessor's name.
     ReuseName,
 }
 
 /// All that breaks something.
-pub const ALL: [Sabotage; 6] = [
+pub const ALL: [Sabotage; 7] = [
     Sabotage::ReleaseBeforeAcknowledgement,
     Sabotage::GoLiveWithoutClaim,
     Sabotage::ForgetGeneration,
     Sabotage::SkipTheRestOfTheLog,
     Sabotage::WrongByte,
+    Sabotage::WrongState,
     Sabotage::ReuseName,
 ];
 

@@ -23,6 +23,8 @@ pub struct Summary {
     pub went_live: u64,
     /// Runs in which a primary went on alone.
     pub went_on_alone: u64,
+    /// Running guests that were given to a new backup.
+    pub transfers: u64,
     /// Longest time a client waited, over runs in which a backup went live, in milliseconds.
     pub silence_ms_max: u64,
 }
@@ -34,6 +36,7 @@ impl Summary {
         self.answered += stats.answered;
         self.went_live += u64::from(stats.went_live);
         self.went_on_alone += u64::from(stats.went_on_alone);
+        self.transfers += stats.transfers;
         if stats.went_live {
             self.silence_ms_max = self.silence_ms_max.max(stats.silence_ns_max / 1_000_000);
         }
@@ -140,6 +143,7 @@ fn merge(found: &Mutex<(Summary, Option<Failure>)>, own: &Summary) {
     all.answered += own.answered;
     all.went_live += own.went_live;
     all.went_on_alone += own.went_on_alone;
+    all.transfers += own.transfers;
     all.silence_ms_max = all.silence_ms_max.max(own.silence_ms_max);
 }
 

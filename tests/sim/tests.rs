@@ -27,6 +27,7 @@ fn ten_thousand_seeds_hold() {
     // The faults must matter: a plan that never reaches the interesting roles proves nothing.
     assert!(summary.went_live > SEEDS / 10, "{summary:?}");
     assert!(summary.went_on_alone > SEEDS / 10, "{summary:?}");
+    assert!(summary.transfers > SEEDS / 10, "{summary:?}");
     assert!(summary.answered > SEEDS * 20, "{summary:?}");
 }
 

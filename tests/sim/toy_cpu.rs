@@ -22,6 +22,9 @@ const TIMER_US: u64 = 10_000;
 /// Frames that the guest has room for.
 const RECEIVE_FRAMES_MAX: usize = 8;
 
+/// Bytes of a part of the toy's state.
+const PART_BYTES: usize = 200;
+
 /// What a client's answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
@@ -126,6 +129,63 @@ impl ToyCpu {
         usize::try_from(self.outputs).unwrap_or(usize::MAX)
     }
 
+    /// All of it, with its trail: that of a copy begins where the original's was.
+    fn encode(&self) -> Vec<u8> {
+        let standing = match self.standing {
+            Standing::Runnable => 0,
+            Standing::Halted => 1,
+            Standing::Ended(_) => 2,
+        };
+        let fixed = [
+            self.registers,
+            self.exits,
+            self.guest_time.as_micros(),
+            self.deadline.as_micros(),
+            self.wanted_entropy as u64,
+            self.sequence,
+            self.chain,
+            self.outputs,
+            standing,
+            self.power_off_exit,
+            self.received.len() as u64,
+        ];
+        let all = fixed.iter().chain(&self.memory).chain(&self.received);
+        all.chain(&self.trail)
+            .flat_map(|word| word.to_le_bytes())
+            .collect()
+    }
+
+    /// What the parts of [`Executor::save`] make together; `None` when some are missing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut words = words(bytes).into_iter();
+        let mut next = || words.next();
+        let mut toy = Self::new(0, 0);
+        toy.registers = next()?;
+        toy.exits = next()?;
+        toy.guest_time = GuestTime::from_micros(next()?);
+        toy.deadline = GuestTime::from_micros(next()?);
+        toy.wanted_entropy = usize::try_from(next()?).ok()?;
+        toy.sequence = next()?;
+        toy.chain = next()?;
+        toy.outputs = next()?;
+        toy.standing = match next()? {
+            0 => Standing::Runnable,
+            1 => Standing::Halted,
+            _ => return None,
+        };
+        toy.power_off_exit = next()?;
+        let received = next()?;
+        for word in &mut toy.memory {
+            *word = next()?;
+        }
+        for _ in 0..received {
+            toy.received.push_back(next()?);
+        }
+        toy.trail = words.collect();
+        (toy.trail.len() as u64 == toy.exits).then_some(toy)
+    }
+
     fn devices_digest(&self) -> u64 {
         let parts = [
             self.guest_time.as_micros(),
@@ -227,6 +287,22 @@ impl Executor for ToyCpu {
         }
     }
 
+    fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    fn settle(&mut self) -> Result<Vec<Produced>, Infallible> {
+        Ok(Vec::new())
+    }
+
+    fn save(&mut self) -> Result<Vec<Vec<u8>>, Infallible> {
+        Ok(self
+            .encode()
+            .chunks(PART_BYTES)
+            .map(<[u8]>::to_vec)
+            .collect())
+    }
+
     fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, Infallible> {
         assert!(time >= self.guest_time, "guest time never goes backwards");
         self.guest_time = time;
@@ -313,6 +389,23 @@ mod tests {
         let (right, wrong) = (run(0), run(1));
         assert_eq!(right[..20], wrong[..20]);
         assert!(right.iter().zip(&wrong).skip(20).all(|(a, b)| a != b));
+    }
+
+    #[test]
+    fn a_saved_copy_goes_on_alike() {
+        let mut cpu = ToyCpu::new(7, 1_000);
+        for sequence in 1..20 {
+            let bytes = encode_request(sequence);
+            let time = GuestTime::from_micros(sequence * 3_000);
+            cpu.apply(time, Input::Packet { device: 0, bytes })
+                .expect("infallible");
+            let parts = cpu.save().expect("infallible").concat();
+            let mut copy = ToyCpu::decode(&parts).expect("complete");
+            assert!(ToyCpu::decode(&parts[..parts.len() - 8]).is_none());
+            cpu.run(None).expect("infallible");
+            copy.run(None).expect("infallible");
+            assert_eq!(copy.encode(), cpu.encode());
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::random::Random;
 use super::sabotage::Sabotage;
 use arbiter::register::{Outcome, Register};
 use logging_channel::failure_detector::START_PATIENCE_NS;
+use logging_channel::message::Message;
 use std::collections::BTreeMap;
 use vmm::replication::engine::Offer;
 use vmm::replication::executor::Input;
@@ -46,6 +47,8 @@ pub struct Stats {
     pub went_live: bool,
     /// Whether a primary went on alone.
     pub went_on_alone: bool,
+    /// Running guests that were given to a new backup.
+    pub transfers: u64,
 }
 
 /// Something that happens at a time.
@@ -107,6 +110,8 @@ pub struct World {
     pub(super) client: Client,
     pub(super) invariants: Invariants,
     pub(super) stats: Stats,
+    /// The life that last gave its guest's state to another.
+    given_by: usize,
     violation: Option<Violation>,
 }
 
@@ -122,6 +127,7 @@ pub fn run(options: Options) -> Result<Stats, Violation> {
         plan.power_off_exit = u64::MAX;
     }
     let mut invariants = Invariants::default();
+    invariants.standbys = plan.standbys;
     let hosts = [0, 1].map(|id| {
         let name = holder(options, id, 0);
         let life = invariants.begin(name.clone());
@@ -152,6 +158,7 @@ pub fn run(options: Options) -> Result<Stats, Violation> {
         client: Client::default(),
         invariants,
         stats: Stats::default(),
+        given_by: 0,
         violation: None,
     };
     world.run()
@@ -279,13 +286,25 @@ impl World {
     fn command(&mut self, id: usize, command: NodeCommand) {
         let (run, life) = (self.hosts[id].run, self.hosts[id].life);
         match command {
-            NodeCommand::Send(message) => self.send(id, message),
+            NodeCommand::Send(message) => {
+                if matches!(message, Message::Complete(_)) {
+                    self.given_by = life;
+                }
+                self.send(id, message);
+            }
             NodeCommand::CloseLink { .. } => self.close(id),
             NodeCommand::Claim { expected, new } => self.claim(id, expected, new),
             NodeCommand::Release(output) => self.release(id, output),
             NodeCommand::Engine(offer) => {
-                if let Offer::Records(records) = &offer {
-                    self.invariants.lives[life].received += records.len() as u64;
+                match &offer {
+                    Offer::Records(records) => {
+                        self.invariants.lives[life].received += records.len() as u64;
+                    }
+                    Offer::Begin { next, .. } => {
+                        self.invariants.joined(life, self.given_by, next.0);
+                        self.stats.transfers += 1;
+                    }
+                    _ => {}
                 }
                 self.offer(id, offer);
             }
@@ -305,6 +324,8 @@ impl World {
                         .max(self.now);
                 self.at(at, Event::Tick(id, run, token));
             }
+            NodeCommand::BeginTransfer { attempt } => self.begin_transfer(id, attempt),
+            NodeCommand::EndTransfer => {}
             NodeCommand::Note(Note::PeerSuspected { .. }) => self.invariants.suspicions += 1,
             NodeCommand::Note(_) | NodeCommand::Announce | NodeCommand::Ended(_) => {}
         }

@@ -104,6 +104,8 @@ pub enum Console {
 pub struct Channel {
     /// Where the primary listens and the backup connects.
     pub address: SocketAddr,
+    /// Where processes stand by that the side that runs the guest alone may invite, in this order.
+    pub standbys: Vec<SocketAddr>,
     /// Heartbeats, and the silence after which the peer is suspected.
     pub detector: DetectorConfig,
     /// How far the backup may be behind.

@@ -12,3 +12,4 @@ pub mod kvm;
 pub mod machine;
 pub mod replication;
 pub mod runtime;
+pub mod snapshot;

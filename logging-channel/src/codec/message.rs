@@ -9,7 +9,8 @@ use super::wire::check_text;
 use crate::clock_agreement::ClockOffer;
 use crate::frame::{self, Frame, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::message::{
-    Ack, Goodbye, Heartbeat, Hello, Identity, Message, PROTOCOL_VERSION, Refused, Welcome,
+    Ack, Begins, Complete, Goodbye, Heartbeat, Hello, Identity, Message, PART_BYTES_MAX,
+    PROTOCOL_VERSION, Refused, Taken, Welcome,
 };
 use crate::record::{ClockKind, LogIndex, Record, limits::TEXT_BYTES_MAX};
 use bytes::Bytes;
@@ -62,6 +63,15 @@ pub fn decode_message(frame: Frame<'_>) -> Result<Message, DecodeError> {
             })
         }
         FrameKind::Goodbye => Message::Goodbye(input.leaf::<Goodbye>("goodbye")?),
+        FrameKind::Part => return decode_part(frame.payload),
+        FrameKind::Complete => {
+            let wire: WireComplete = input.leaf("complete")?;
+            Message::Complete(Complete {
+                first_index: LogIndex(wire.first_index),
+                bytes: wire.bytes,
+            })
+        }
+        FrameKind::Taken => Message::Taken(input.leaf::<Taken>("taken")?),
     };
     input.finish()?;
     Ok(message)
@@ -87,6 +97,9 @@ pub const fn frame_kind(message: &Message) -> FrameKind {
         Message::Ack(_) => FrameKind::Ack,
         Message::Heartbeat(_) => FrameKind::Heartbeat,
         Message::Goodbye(_) => FrameKind::Goodbye,
+        Message::Part(_) => FrameKind::Part,
+        Message::Complete(_) => FrameKind::Complete,
+        Message::Taken(_) => FrameKind::Taken,
     }
 }
 
@@ -104,6 +117,31 @@ fn put_payload(out: &mut Vec<u8>, message: &Message) -> Result<(), Fault> {
             },
         ),
         Message::Goodbye(goodbye) => leaf::put(out, goodbye),
+        Message::Part(bytes) => {
+            check_part(bytes)?;
+            out.extend_from_slice(bytes);
+        }
+        Message::Complete(complete) => leaf::put(
+            out,
+            WireComplete {
+                first_index: complete.first_index.0,
+                bytes: complete.bytes,
+            },
+        ),
+        Message::Taken(taken) => leaf::put(out, taken),
+    }
+    Ok(())
+}
+
+/// A part's payload is its bytes, as they are.
+fn decode_part(payload: &[u8]) -> Result<Message, DecodeError> {
+    check_part(payload).map_err(whole)?;
+    Ok(Message::Part(payload.to_vec()))
+}
+
+fn check_part(bytes: &[u8]) -> Result<(), Fault> {
+    if bytes.is_empty() || bytes.len() > PART_BYTES_MAX {
+        return Err(Fault::Malformed("a part of a state, by its length"));
     }
     Ok(())
 }
@@ -314,7 +352,7 @@ impl<'a> WireHello<'a> {
 struct WireWelcome<'a> {
     holder: &'a str,
     generation: u64,
-    first_index: u64,
+    begins: Begins,
     #[serde(borrow)]
     clocks: WireClockOffer<'a>,
 }
@@ -324,7 +362,7 @@ impl<'a> WireWelcome<'a> {
         let wire = Self {
             holder: &welcome.holder,
             generation: welcome.generation,
-            first_index: welcome.first_index.0,
+            begins: welcome.begins,
             clocks: WireClockOffer::from_live(&welcome.clocks),
         };
         wire.check()?;
@@ -336,7 +374,7 @@ impl<'a> WireWelcome<'a> {
         Ok(Welcome {
             holder: self.holder.to_owned(),
             generation: self.generation,
-            first_index: LogIndex(self.first_index),
+            begins: self.begins,
             clocks: self.clocks.into_live(),
         })
     }
@@ -409,6 +447,12 @@ impl WireAck {
 #[derive(Debug, Serialize, Deserialize)]
 struct WireHeartbeat {
     released: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WireComplete {
+    first_index: u64,
+    bytes: u64,
 }
 
 /// A fault of a message that is one item from its first byte on.

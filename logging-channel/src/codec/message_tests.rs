@@ -27,7 +27,7 @@ fn one_of_each_message() -> Vec<Message> {
         Message::Welcome(Welcome {
             holder: "a".into(),
             generation: 1,
-            first_index: LogIndex(0),
+            begins: Begins::WithStart,
             clocks: ClockOffer::Only(ClockKind::Branches),
         }),
         Message::Refused(Refused { item, ours, theirs }),
@@ -43,6 +43,13 @@ fn one_of_each_message() -> Vec<Message> {
         Message::Goodbye(Goodbye::GuestEnded),
         Message::Goodbye(Goodbye::Stopped),
         Message::Goodbye(Goodbye::Diverged),
+        Message::Goodbye(Goodbye::HandedOver),
+        Message::Part(vec![1, 2, 3]),
+        Message::Complete(Complete {
+            first_index: LogIndex(300),
+            bytes: 70_000,
+        }),
+        Message::Taken(Taken { bytes: 70_000 }),
     ]
 }
 
@@ -68,6 +75,10 @@ fn golden_bytes_of_every_message() {
         "a107010000a161d9ba3200",
         "a107010000a1625ad1c001",
         "a107010000a196a981d302",
+        "a107010000a1952aea2103",
+        "a108030000a5a7fa2c4b010203",
+        "a1090800005f2e4ae646fb2c01fc70110100",
+        "a10a050000f4f3ed4bc0fc70110100",
     ];
     let hex = |message: &Message| -> String {
         let frame = encode_message(message).expect("valid");
@@ -107,7 +118,7 @@ fn texts_are_bounded_both_ways() {
         WireWelcome {
             holder,
             generation: 1,
-            first_index: 0,
+            begins: Begins::WithTransfer,
             clocks: WireClockOffer::Either,
         },
     );
@@ -212,10 +223,10 @@ proptest! {
 
     #[test]
     fn any_payload_has_an_answer(
-        kind in 1..8_u8,
+        kind in 1..11_u8,
         payload in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
-        let kind = FrameKind::from_byte(kind).expect("all of 1 to 7");
+        let kind = FrameKind::from_byte(kind).expect("all of 1 to 10");
         if let Ok(message) = decode_message(Frame { kind, payload: &payload }) {
             let again = encode_message(&message).expect("decoded");
             prop_assert_eq!(&again[HEADER_BYTES..], payload);
@@ -224,7 +235,7 @@ proptest! {
 
     #[test]
     fn damaged_messages_have_an_answer(
-        which in 0..9_usize,
+        which in 0..13_usize,
         flips in proptest::collection::vec(any::<(proptest::sample::Index, u8)>(), 1..4),
     ) {
         let frame = encode_message(&one_of_each_message()[which]).expect("valid");

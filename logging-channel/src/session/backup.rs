@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   AwaitingWelcome --Welcome--> Established --Goodbye / violation--> Closed
+//!         |  '--Welcome to a running guest--> Loading --Complete--> Established
 //!         '--Refused / Goodbye / violation-------------------------->'
 //! ```
 //!
@@ -14,7 +15,8 @@ use super::{CloseReason, message_name, settle_clock};
 use crate::clock_agreement::{ClockAgreement, ClockOffer};
 use crate::host_time::HostTime;
 use crate::message::{
-    Ack, Goodbye, Heartbeat, Hello, Identity, Message, PROTOCOL_VERSION, Refused, Welcome,
+    Ack, Begins, Complete, Goodbye, Heartbeat, Hello, Identity, Message, PROTOCOL_VERSION, Refused,
+    Taken, Welcome,
 };
 use crate::pointers::BackupPointers;
 use crate::record::{LogIndex, Record};
@@ -46,6 +48,11 @@ pub enum BackupEvent {
         /// Synchronous exits so far.
         exits: u64,
     },
+    /// The guest being built took in this many bytes of its state, beside those told before.
+    Loaded {
+        /// Bytes.
+        bytes: u64,
+    },
     /// Time passed.
     Tick,
     /// End the session in an orderly way.
@@ -63,6 +70,10 @@ pub enum BackupCommand {
     RefusedByPeer(Refused),
     /// Records, to be kept before the next command is carried out.
     Deliver(Vec<Record>),
+    /// A piece of the guest's state.
+    Load(Vec<u8>),
+    /// The state is complete: the log goes on from this index, and this side is a backup.
+    Complete(LogIndex),
     /// The primary has released every output below this index.
     PeerReleased(LogIndex),
     /// The primary ends the session.
@@ -74,6 +85,7 @@ pub enum BackupCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     AwaitingWelcome,
+    Loading,
     Established,
     Closed,
 }
@@ -82,6 +94,7 @@ impl State {
     const fn name(self) -> &'static str {
         match self {
             Self::AwaitingWelcome => "awaiting Welcome",
+            Self::Loading => "loading the state",
             Self::Established => "established",
             Self::Closed => "closed",
         }
@@ -95,6 +108,11 @@ pub struct BackupSession {
     state: State,
     pointers: BackupPointers,
     told: Ack,
+    /// Bytes of parts received, and of those taken in.
+    parts_received: u64,
+    parts_taken: u64,
+    /// Some of a state came, and not all.
+    loading: bool,
     heartbeat_at: HostTime,
 }
 
@@ -106,6 +124,9 @@ impl BackupSession {
             state: State::AwaitingWelcome,
             pointers: BackupPointers::default(),
             told: Ack::default(),
+            parts_received: 0,
+            parts_taken: 0,
+            loading: false,
             heartbeat_at: now.plus_ns(config.heartbeat_interval_ns),
             config,
         }
@@ -135,6 +156,7 @@ impl BackupSession {
                 }
             }
             BackupEvent::Replayed { .. } => {}
+            BackupEvent::Loaded { bytes } => self.loaded(bytes, &mut out),
             BackupEvent::Tick => self.tick(now, &mut out),
             BackupEvent::SayGoodbye(goodbye) => {
                 out.push(BackupCommand::Send(Message::Goodbye(goodbye)));
@@ -162,6 +184,12 @@ impl BackupSession {
         self.state == State::Established
     }
 
+    /// Whether some of a state came, and not all.
+    #[must_use]
+    pub const fn is_loading(&self) -> bool {
+        self.loading
+    }
+
     /// Takes nothing more from the peer; replay progress is still counted.
     pub fn abandon(&mut self) {
         self.state = State::Closed;
@@ -174,13 +202,13 @@ impl BackupSession {
     ) -> Result<(), CloseReason> {
         match (self.state, message) {
             (State::AwaitingWelcome, Message::Welcome(welcome)) => {
-                if welcome.first_index != LogIndex(0) {
-                    return Err(CloseReason::NotFromStart(welcome.first_index.0));
-                }
                 // A primary that welcomes us on a clock that we have not is none that we can follow.
                 let clock = settle_clock(&welcome.clocks, &self.config.clocks)
                     .map_err(|refused| CloseReason::from(&refused))?;
-                self.state = State::Established;
+                self.state = match welcome.begins {
+                    Begins::WithStart => State::Established,
+                    Begins::WithTransfer => State::Loading,
+                };
                 out.push(BackupCommand::Accepted(welcome, clock));
                 Ok(())
             }
@@ -189,6 +217,13 @@ impl BackupSession {
                 out.push(BackupCommand::RefusedByPeer(refused));
                 Err(reason)
             }
+            (State::Loading, Message::Part(bytes)) => {
+                self.loading = true;
+                self.parts_received += bytes.len() as u64;
+                out.push(BackupCommand::Load(bytes));
+                Ok(())
+            }
+            (State::Loading, Message::Complete(complete)) => self.complete(complete, out),
             (State::Established, Message::Log(records)) => {
                 if records.is_empty() {
                     return Err(CloseReason::EmptyLog);
@@ -198,6 +233,8 @@ impl BackupSession {
                 self.acknowledge(out);
                 Ok(())
             }
+            // Of the time before the state: nothing that this side could have kept.
+            (State::Loading, Message::Heartbeat(_)) => Ok(()),
             (_, Message::Heartbeat(beat)) => {
                 let before = self.pointers.released();
                 self.pointers.release(beat.released)?;
@@ -215,6 +252,29 @@ impl BackupSession {
                 state: state.name(),
             }),
         }
+    }
+
+    fn complete(
+        &mut self,
+        complete: Complete,
+        out: &mut Vec<BackupCommand>,
+    ) -> Result<(), CloseReason> {
+        if complete.bytes != self.parts_received {
+            let ours = self.parts_received;
+            return Err(CloseReason::PartsDiffer(ours, complete.bytes));
+        }
+        self.state = State::Established;
+        self.loading = false;
+        self.pointers = BackupPointers::starting_at(complete.first_index);
+        self.told = self.pointers.ack();
+        out.push(BackupCommand::Complete(complete.first_index));
+        Ok(())
+    }
+
+    fn loaded(&mut self, bytes: u64, out: &mut Vec<BackupCommand>) {
+        self.parts_taken += bytes;
+        let bytes = self.parts_taken;
+        out.push(BackupCommand::Send(Message::Taken(Taken { bytes })));
     }
 
     fn tick(&mut self, now: HostTime, out: &mut Vec<BackupCommand>) {
@@ -263,7 +323,7 @@ mod tests {
         Welcome {
             holder: "a".into(),
             generation: 1,
-            first_index: LogIndex(0),
+            begins: Begins::WithStart,
             clocks: ClockOffer::Either,
         }
     }
@@ -408,16 +468,63 @@ mod tests {
         assert!(!session.is_established());
     }
 
-    #[test]
-    fn a_log_from_the_middle_is_not_accepted() {
-        let middle = Welcome {
-            first_index: LogIndex(5),
+    fn loading() -> BackupSession {
+        let mut session = new_session();
+        let running = Welcome {
+            begins: Begins::WithTransfer,
             ..welcome()
         };
+        receive(&mut session, Message::Welcome(running));
+        assert!(!session.is_established());
+        session
+    }
+
+    fn complete(first: u64, bytes: u64) -> Message {
+        let first_index = LogIndex(first);
+        Message::Complete(Complete { first_index, bytes })
+    }
+
+    #[test]
+    fn a_running_guest_begins_with_its_state() {
+        let mut session = loading();
         assert_eq!(
-            receive(&mut new_session(), Message::Welcome(middle)),
-            [BackupCommand::Close(CloseReason::NotFromStart(5))]
+            receive(&mut session, Message::Part(vec![7; 10])),
+            [BackupCommand::Load(vec![7; 10])]
         );
+        let taken = BackupCommand::Send(Message::Taken(Taken { bytes: 10 }));
+        assert_eq!(
+            session.handle(at(2), BackupEvent::Loaded { bytes: 10 }),
+            [taken]
+        );
+        assert_eq!(
+            receive(&mut session, complete(5, 10)),
+            [BackupCommand::Complete(LogIndex(5))]
+        );
+        assert!(session.is_established());
+        assert_eq!(session.pointers().received(), LogIndex(5));
+        assert_eq!(session.pointers().released(), LogIndex(5));
+        receive(&mut session, Message::Log(vec![timer(5)]));
+        assert_eq!(session.pointers().received(), LogIndex(6));
+    }
+
+    #[test]
+    fn a_state_with_a_part_missing_is_refused() {
+        let mut session = loading();
+        receive(&mut session, Message::Part(vec![7; 10]));
+        assert_eq!(
+            receive(&mut session, complete(5, 20)),
+            [BackupCommand::Close(CloseReason::PartsDiffer(10, 20))]
+        );
+    }
+
+    #[test]
+    fn records_before_the_state_is_complete_are_refused() {
+        let closed = receive(&mut loading(), Message::Log(vec![timer(5)]));
+        let reason = CloseReason::Unexpected {
+            message: "Log",
+            state: "loading the state",
+        };
+        assert_eq!(closed, [BackupCommand::Close(reason)]);
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //!  backup                                primary
 //!    | ------------ Hello ---------------> |   compares protocol and identity
 //!    | <----------- Welcome -------------- |   or Refused, naming the first item that differs
-//!    | <----------- Log ------------------ |   consecutive records from Welcome::first_index
+//!    | <----------- Part ----------------- |   only if the guest runs already: its state, as far
+//!    | ------------ Taken ---------------> |   as the window allows, and at last
+//!    | <----------- Complete ------------- |   the index from which the log follows
+//!    | <----------- Log ------------------ |   consecutive records from 0, or from that index
 //!    | ------------ Ack -----------------> |   cumulative, for every Log frame
 //!    | <--------- Heartbeat -------------> |   both ways, the primary's with `released`
 //!    | <---------- Goodbye --------------> |   an orderly end
@@ -51,9 +54,9 @@ pub enum CloseReason {
     /// A Log frame without records.
     #[error("empty log frame")]
     EmptyLog,
-    /// The log would begin in the middle.
-    #[error("log begins at record {0}, but only a whole log can be replayed")]
-    NotFromStart(u64),
+    /// Pieces of a state are missing, or the peer took in what it was not sent.
+    #[error("state transfer: {0} bytes here, {1} there")]
+    PartsDiffer(u64, u64),
     /// We ended it.
     #[error("this side said goodbye")]
     SaidGoodbye,
@@ -74,6 +77,9 @@ pub const fn message_name(message: &crate::message::Message) -> &'static str {
         Message::Ack(_) => "Ack",
         Message::Heartbeat(_) => "Heartbeat",
         Message::Goodbye(_) => "Goodbye",
+        Message::Part(_) => "Part",
+        Message::Complete(_) => "Complete",
+        Message::Taken(_) => "Taken",
     }
 }
 

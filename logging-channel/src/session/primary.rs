@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   AwaitingHello --Hello, equal--> Established --Goodbye / violation--> Closed
+//!        |  '--Hello, equal, the guest runs--> Transferring --Complete--> Established
 //!        '--Hello, different------------------------------------------>'
 //! ```
 //!
 //! Invariants: records leave in index order, none twice; nothing is sent beyond the window of
-//! [`Flow`]; an acknowledgement beyond what was sent closes the session.
+//! [`Flow`], nor parts of a state beyond [`TRANSFER_WINDOW_BYTES`]; an acknowledgement beyond what was
+//! sent closes the session.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +16,9 @@ use super::{CloseReason, compare, message_name, settle_clock};
 use crate::clock_agreement::{ClockAgreement, ClockOffer};
 use crate::flow::{Flow, FlowConfig, weight_bytes};
 use crate::host_time::HostTime;
-use crate::message::{Ack, Goodbye, Heartbeat, Hello, Identity, Message, Welcome};
+use crate::message::{
+    Ack, Begins, Complete, Goodbye, Heartbeat, Hello, Identity, Message, Taken, Welcome,
+};
 use crate::pointers::PrimaryPointers;
 use crate::record::{LogIndex, Record};
 use std::collections::VecDeque;
@@ -23,6 +27,9 @@ use std::collections::VecDeque;
 pub const FRAME_RECORDS_MAX: usize = 512;
 /// Weight at which a Log frame is full. One record may exceed it.
 pub const FRAME_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of a state that may be on their way or waiting in the backup's queue.
+pub const TRANSFER_WINDOW_BYTES: u64 = 4 << 20;
 
 /// What the primary's session needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +42,8 @@ pub struct PrimaryConfig {
     pub clocks: ClockOffer,
     /// Generation under which we run.
     pub generation: u64,
+    /// Whether the guest runs already, so that its state has to be transferred.
+    pub begins: Begins,
     /// Time between heartbeats.
     pub heartbeat_interval_ns: u64,
     /// Bounds on the backup's distance.
@@ -55,6 +64,10 @@ pub enum PrimaryEvent {
         /// Tell the peer now.
         at_once: bool,
     },
+    /// A piece of the guest's state.
+    Part(Vec<u8>),
+    /// All of the state was given: the log goes on from this index.
+    Complete(LogIndex),
     /// Time passed.
     Tick,
     /// End the session in an orderly way.
@@ -66,7 +79,7 @@ pub enum PrimaryEvent {
 pub enum PrimaryCommand {
     /// Send this.
     Send(Message),
-    /// A backup is welcome: records may be made.
+    /// A backup is welcome: records may be made, or the state be sent.
     Welcomed {
         /// Its name.
         holder: String,
@@ -84,6 +97,7 @@ pub enum PrimaryCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     AwaitingHello,
+    Transferring,
     Established,
     Closed,
 }
@@ -92,6 +106,7 @@ impl State {
     const fn name(self) -> &'static str {
         match self {
             Self::AwaitingHello => "awaiting Hello",
+            Self::Transferring => "transferring the state",
             Self::Established => "established",
             Self::Closed => "closed",
         }
@@ -108,6 +123,9 @@ pub struct PrimarySession {
     unsent: VecDeque<Record>,
     unsent_bytes: u64,
     released: LogIndex,
+    /// Bytes of parts handed to the transport, and of those that the backup took in.
+    parts_sent: u64,
+    parts_taken: u64,
     heartbeat_at: HostTime,
 }
 
@@ -122,6 +140,8 @@ impl PrimarySession {
             unsent: VecDeque::new(),
             unsent_bytes: 0,
             released: LogIndex(0),
+            parts_sent: 0,
+            parts_taken: 0,
             heartbeat_at: now.plus_ns(config.heartbeat_interval_ns),
             config,
         }
@@ -146,6 +166,8 @@ impl PrimarySession {
                     self.heartbeat(now, &mut out);
                 }
             }
+            PrimaryEvent::Part(bytes) => self.part(bytes, &mut out),
+            PrimaryEvent::Complete(first) => self.complete(first, &mut out),
             PrimaryEvent::Tick if now >= self.heartbeat_at => self.heartbeat(now, &mut out),
             PrimaryEvent::Tick => {}
             PrimaryEvent::SayGoodbye(goodbye) => {
@@ -160,6 +182,24 @@ impl PrimarySession {
     #[must_use]
     pub const fn wake_at(&self) -> HostTime {
         self.heartbeat_at
+    }
+
+    /// Whether a state is being transferred.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.state == State::Transferring
+    }
+
+    /// Whether another part of the state may be given.
+    #[must_use]
+    pub fn wants_part(&self) -> bool {
+        self.is_transferring() && self.parts_sent - self.parts_taken < TRANSFER_WINDOW_BYTES
+    }
+
+    /// Bytes of the state sent so far, and of those taken in by the backup.
+    #[must_use]
+    pub const fn transferred_bytes(&self) -> (u64, u64) {
+        (self.parts_sent, self.parts_taken)
     }
 
     /// Whether more records may be recorded without filling memory.
@@ -205,6 +245,8 @@ impl PrimarySession {
                 self.flush(out);
                 Ok(())
             }
+            // After the last part, too.
+            (State::Transferring | State::Established, Message::Taken(taken)) => self.taken(taken),
             (_, Message::Heartbeat(_)) => Ok(()),
             (_, Message::Goodbye(goodbye)) => {
                 out.push(PrimaryCommand::PeerSaid(goodbye));
@@ -230,15 +272,48 @@ impl PrimarySession {
                 return Err(reason);
             }
         };
-        self.state = State::Established;
+        self.state = match self.config.begins {
+            Begins::WithStart => State::Established,
+            Begins::WithTransfer => State::Transferring,
+        };
         out.push(PrimaryCommand::Send(Message::Welcome(Welcome {
             holder: self.config.holder.clone(),
             generation: self.config.generation,
-            first_index: LogIndex(0),
+            begins: self.config.begins,
             clocks: self.config.clocks.clone(),
         })));
         let holder = hello.holder;
         out.push(PrimaryCommand::Welcomed { holder, clock });
+        Ok(())
+    }
+
+    fn part(&mut self, bytes: Vec<u8>, out: &mut Vec<PrimaryCommand>) {
+        if self.state == State::Transferring {
+            self.parts_sent += bytes.len() as u64;
+            out.push(PrimaryCommand::Send(Message::Part(bytes)));
+        }
+    }
+
+    /// Records are taken from here on. Whatever was released before is part of the state.
+    fn complete(&mut self, first_index: LogIndex, out: &mut Vec<PrimaryCommand>) {
+        if self.state != State::Transferring {
+            return;
+        }
+        self.state = State::Established;
+        self.pointers = PrimaryPointers::starting_at(first_index);
+        self.released = first_index;
+        let bytes = self.parts_sent;
+        out.push(PrimaryCommand::Send(Message::Complete(Complete {
+            first_index,
+            bytes,
+        })));
+    }
+
+    fn taken(&mut self, taken: Taken) -> Result<(), CloseReason> {
+        if !(self.parts_taken..=self.parts_sent).contains(&taken.bytes) {
+            return Err(CloseReason::PartsDiffer(self.parts_sent, taken.bytes));
+        }
+        self.parts_taken = taken.bytes;
         Ok(())
     }
 
@@ -303,6 +378,7 @@ mod tests {
             identity: identity(),
             clocks: ClockOffer::Either,
             generation: 1,
+            begins: Begins::WithStart,
             heartbeat_interval_ns: 20_000_000,
             flow: FlowConfig::default(),
         }
@@ -333,7 +409,7 @@ mod tests {
         let welcome = Welcome {
             holder: "a".into(),
             generation: 1,
-            first_index: LogIndex(0),
+            begins: Begins::WithStart,
             clocks: ClockOffer::Either,
         };
         let clock = settle_clock(&ClockOffer::Either, &ClockOffer::Either).expect("both auto");
@@ -487,7 +563,7 @@ mod tests {
                 Message::Welcome(Welcome {
                     holder: "x".into(),
                     generation: 9,
-                    first_index: LogIndex(0),
+                    begins: Begins::WithStart,
                     clocks: ClockOffer::Either,
                 }),
                 "Welcome",
@@ -573,5 +649,71 @@ mod tests {
             })
             .collect();
         assert_eq!(lengths, [FRAME_RECORDS_MAX, 1]);
+    }
+
+    fn transferring() -> PrimarySession {
+        let config = PrimaryConfig {
+            begins: Begins::WithTransfer,
+            ..config()
+        };
+        let mut session = PrimarySession::new(config, at(0));
+        session.handle(at(0), PrimaryEvent::Received(Message::Hello(hello())));
+        assert!(session.is_transferring() && !session.is_established());
+        session
+    }
+
+    #[test]
+    fn a_running_guest_is_sent_as_parts_and_its_log_follows() {
+        let mut session = transferring();
+        assert_eq!(
+            session.handle(at(1), PrimaryEvent::Part(vec![7; 10])),
+            [PrimaryCommand::Send(Message::Part(vec![7; 10]))]
+        );
+        let complete = Complete {
+            first_index: LogIndex(5),
+            bytes: 10,
+        };
+        assert_eq!(
+            session.handle(at(1), PrimaryEvent::Complete(LogIndex(5))),
+            [PrimaryCommand::Send(Message::Complete(complete))]
+        );
+        assert!(session.is_established());
+        let sent = session.handle(at(1), PrimaryEvent::Recorded(vec![timer(5)]));
+        assert_eq!(sent, [PrimaryCommand::Send(Message::Log(vec![timer(5)]))]);
+        assert_eq!(receive(&mut session, Message::Ack(ack(6, 5))).len(), 1);
+    }
+
+    #[test]
+    fn parts_wait_for_the_window() {
+        let mut session = transferring();
+        let part = vec![0; 1 << 20];
+        let mut parts = 0;
+        while session.wants_part() {
+            session.handle(at(1), PrimaryEvent::Part(part.clone()));
+            parts += 1;
+        }
+        assert_eq!(parts, TRANSFER_WINDOW_BYTES >> 20);
+        receive(&mut session, Message::Taken(Taken { bytes: 1 << 20 }));
+        assert!(session.wants_part());
+    }
+
+    #[test]
+    fn a_backup_that_took_in_more_than_was_sent_is_refused() {
+        let mut session = transferring();
+        let closed = receive(&mut session, Message::Taken(Taken { bytes: 1 }));
+        assert_eq!(
+            closed,
+            [PrimaryCommand::Close(CloseReason::PartsDiffer(0, 1))]
+        );
+    }
+
+    #[test]
+    fn an_acknowledgement_during_the_transfer_is_refused() {
+        let closed = receive(&mut transferring(), Message::Ack(ack(0, 0)));
+        let reason = CloseReason::Unexpected {
+            message: "Ack",
+            state: "transferring the state",
+        };
+        assert_eq!(closed, [PrimaryCommand::Close(reason)]);
     }
 }

@@ -153,6 +153,7 @@ impl Guest {
                 self.drained &= drained_once;
             }
             (false, Offer::GoLive { generation }) => return self.go_live(life, generation),
+            (true, Offer::Snapshot { attempt }) => return vec![self.snapshot(attempt)],
             _ => {}
         }
         self.replay()
@@ -206,6 +207,23 @@ impl Guest {
             emitted.push(Emitted::Drained);
         }
         emitted
+    }
+
+    /// A copy that begins with the state in which `past` was executed.
+    #[must_use]
+    pub fn loaded(past: Vec<u8>) -> Self {
+        Self {
+            past,
+            ..Self::replaying()
+        }
+    }
+
+    fn snapshot(&self, attempt: u64) -> Emitted {
+        Emitted::Snapshot {
+            attempt,
+            next: LogIndex(self.past.len() as u64),
+            parts: vec![self.past.clone()],
+        }
     }
 
     fn go_live(&mut self, life: u8, generation: u64) -> Vec<Emitted> {

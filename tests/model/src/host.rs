@@ -65,6 +65,10 @@ pub struct Host {
     pub request: Option<u8>,
     /// Requests made so far.
     pub requests: u8,
+    /// A state that is not complete.
+    pub loading: Vec<u8>,
+    /// Incomplete states that were thrown away.
+    pub unloads: u64,
     /// Index of the last output that left here.
     pub released: Option<u8>,
     /// Whether this process was ever part of a pair.
@@ -97,6 +101,7 @@ impl Hash for Host {
         self.node.hash(&mut relative);
         self.wake_at.hash(&mut relative);
         (&self.guest, &self.offers, &self.reports).hash(&mut relative);
+        (&self.loading, self.unloads).hash(&mut relative);
         (self.request, self.requests, self.released, self.paired).hash(&mut relative);
     }
 }
@@ -151,9 +156,31 @@ impl Host {
             reports: VecDeque::new(),
             request: None,
             requests: 0,
+            loading: Vec::new(),
+            unloads: 0,
             released: None,
             paired: false,
         }
+    }
+
+    /// Takes what is for the builder of a guest, and says what it reports; `None` for everything else.
+    pub fn load(&mut self, offer: &Offer) -> Option<Option<Emitted>> {
+        match offer {
+            Offer::Load(part) => {
+                self.loading.extend(part);
+                let (unloads, bytes) = (self.unloads, part.len() as u64);
+                return Some(Some(Emitted::Loaded { unloads, bytes }));
+            }
+            Offer::Unload => {
+                self.loading.clear();
+                self.unloads += 1;
+            }
+            Offer::Begin { .. } => {
+                self.guest = Some(Guest::loaded(std::mem::take(&mut self.loading)));
+            }
+            _ => return None,
+        }
+        Some(None)
     }
 
     /// Its role, if it runs.

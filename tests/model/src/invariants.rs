@@ -25,6 +25,12 @@ pub enum Broken {
 /// What has to be looked at again after host `id` did something.
 pub fn after(world: &mut World, id: usize) {
     let host = &world.hosts[id];
+    if host.role() == Some(Role::Protected) {
+        // It has a backup again.
+        let life = host.life;
+        world.alone.remove(&life);
+        return;
+    }
     if host.role() != Some(Role::Solo) {
         return;
     }

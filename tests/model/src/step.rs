@@ -136,7 +136,11 @@ impl Stepper<'_> {
             NodeCommand::Halted { reason } => self.over(id, Fate::Halted(reason)),
             NodeCommand::Ended(_) => self.over(id, Fate::Ended),
             NodeCommand::WakeAt(at) => self.world.host(id).wake_at = Some(at),
-            NodeCommand::Announce | NodeCommand::Note(_) => {}
+            // Reading pages while the guest runs changes nothing for a node: it is done at once.
+            NodeCommand::BeginTransfer { attempt } => {
+                self.node(id, NodeEvent::TransferReady { attempt });
+            }
+            NodeCommand::EndTransfer | NodeCommand::Announce | NodeCommand::Note(_) => {}
         }
     }
 
@@ -225,6 +229,10 @@ impl Stepper<'_> {
         let Some(offer) = host.offers.pop_front() else {
             return;
         };
+        if let Some(loaded) = host.load(&offer) {
+            host.reports.extend(loaded.map(|loaded| vec![loaded]));
+            return;
+        }
         if host.guest.is_none() {
             host.guest = Some(Guest::replaying());
         }

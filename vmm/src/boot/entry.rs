@@ -9,7 +9,8 @@
 use super::BootError;
 use crate::machine::cpu_state::{CpuState, DescriptorTable, Segment, SystemRegisters};
 use crate::machine::layout;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use crate::machine::ram::GuestRam;
+use vm_memory::{Bytes, GuestAddress};
 
 /// Null, null, `__BOOT_CS`, `__BOOT_DS`, 64-bit TSS (two entries).
 const GDT: [u64; 6] = [
@@ -37,7 +38,7 @@ const TABLE: u64 = 0x03;
 const LARGE_PAGE: u64 = 0x83;
 
 /// Writes GDT and page tables, and makes the entry state.
-pub(super) fn write(memory: &GuestMemoryMmap, entry: u64) -> Result<CpuState, BootError> {
+pub(super) fn write(memory: &GuestRam, entry: u64) -> Result<CpuState, BootError> {
     let put = |address: u64, word: u64| {
         memory
             .write_obj(word, GuestAddress(address))
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn first_four_gib_are_mapped_one_to_one() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("1 MiB");
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("1 MiB");
         let cpu = write(&memory, 0x100_0000).expect("fits");
         let word = |address: u64| {
             memory

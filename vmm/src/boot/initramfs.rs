@@ -6,7 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use crate::machine::ram::GuestRam;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 /// The kernel takes an initramfs only below 2 GiB when it is given a 32-bit pointer.
 const END_MAX: u64 = 0x8000_0000;
@@ -57,7 +58,7 @@ pub(super) struct Placed {
 
 /// Copies the initramfs; `None` when there is none.
 pub(super) fn place(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     initramfs: &[u8],
     kernel_end: u64,
 ) -> Result<Option<Placed>, InitramfsError> {
@@ -98,8 +99,8 @@ pub(super) fn place(
 mod tests {
     use super::*;
 
-    fn memory() -> GuestMemoryMmap {
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).expect("8 MiB")
+    fn memory() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), 8 << 20)]).expect("8 MiB")
     }
 
     #[test]

@@ -8,7 +8,8 @@
 
 use super::elf::Elf;
 use crate::machine::layout;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use crate::machine::ram::GuestRam;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Where the kernel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub enum LoadError {
 ///
 /// # Errors
 /// When it does not fit guest memory.
-pub fn load(memory: &GuestMemoryMmap, image: &Elf<'_>) -> Result<LoadedKernel, LoadError> {
+pub fn load(memory: &GuestRam, image: &Elf<'_>) -> Result<LoadedKernel, LoadError> {
     let memory_end = memory.last_addr().raw_value() + 1;
     let mut end = 0;
     let mut entry_found = false;
@@ -87,8 +88,8 @@ mod tests {
     use super::super::elf::tests::miniature;
     use super::*;
 
-    fn memory() -> GuestMemoryMmap {
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).expect("2 MiB")
+    fn memory() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), 2 << 20)]).expect("2 MiB")
     }
 
     #[test]

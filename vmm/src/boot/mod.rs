@@ -23,8 +23,8 @@ pub mod scan;
 mod zero_page;
 
 use crate::machine::cpu_state::CpuState;
+use crate::machine::ram::GuestRam;
 use std::borrow::Cow;
-use vm_memory::GuestMemoryMmap;
 
 /// What is booted.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +77,7 @@ pub fn unpack(kernel: &[u8]) -> Result<Cow<'_, [u8]>, BootError> {
 ///
 /// # Errors
 /// When an image is damaged, reads the time-stamp counter, or something does not fit.
-pub fn prepare(memory: &GuestMemoryMmap, source: &BootSource<'_>) -> Result<CpuState, BootError> {
+pub fn prepare(memory: &GuestRam, source: &BootSource<'_>) -> Result<CpuState, BootError> {
     let vmlinux = unpack(source.kernel)?;
     prepare_vmlinux(memory, &vmlinux, source)
 }
@@ -87,7 +87,7 @@ pub fn prepare(memory: &GuestMemoryMmap, source: &BootSource<'_>) -> Result<CpuS
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_vmlinux(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     vmlinux: &[u8],
     source: &BootSource<'_>,
 ) -> Result<CpuState, BootError> {

@@ -10,8 +10,9 @@
 use super::BootError;
 use super::initramfs::Placed;
 use crate::machine::layout;
+use crate::machine::ram::GuestRam;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Boot loader without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -30,7 +31,7 @@ const SETUP_RNG_SEED: u32 = 9;
 
 /// Writes zero page, command line and random seed.
 pub(super) fn write(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     cmdline: &str,
     rng_seed: &[u8; 32],
     initramfs: Option<Placed>,
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_kernel_finds_memory_command_line_initramfs_and_seed() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("4 MiB");
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("4 MiB");
         let placed = Placed {
             address: 0x30_0000,
             bytes: 77,
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_long_command_line_is_refused() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("4 MiB");
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("4 MiB");
         let long = "x".repeat(layout::CMDLINE_BYTES_MAX);
         assert!(matches!(
             write(&memory, &long, &[0; 32], None),

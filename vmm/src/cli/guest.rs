@@ -8,17 +8,19 @@ use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::record::{ClockKind, EndReason};
 use std::future::Future;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use vmm::clock::landing::LandingMethod;
 use vmm::config::{self, ClockChoice, Config};
 use vmm::confine::privileges::become_user;
 use vmm::confine::{ConfineError, Confinement};
 use vmm::doctor;
 use vmm::replication::node::{HaltReason, NodeStatus};
-use vmm::runtime::control_socket::{ControlError, ControlSocket};
-use vmm::runtime::{self, GuestError, NodeEnd, RunOptions, RuntimeError};
+use vmm::runtime::control_socket::{ControlError, ControlSocket, Wish};
+use vmm::runtime::{self, GuestError, Lives, NodeEnd, RunOptions, RuntimeError};
 
 /// Longest part of the host's name that goes into the holder's name.
 const HOST_BYTES_MAX: usize = 64;
@@ -67,6 +69,8 @@ pub(super) struct PrimaryArguments {
     /// The last generation that this virtual machine had, as `arbiter show` tells.
     #[arg(long, value_name = "N", default_value_t = 0)]
     after_generation: u64,
+    #[command(flatten)]
+    afterwards: Afterwards,
 }
 
 /// Follow a primary, and go live when it is lost.
@@ -87,6 +91,40 @@ pub(super) struct BackupArguments {
     config: ConfigArgument,
     #[command(flatten)]
     confine: ConfineArguments,
+    #[command(flatten)]
+    afterwards: Afterwards,
+}
+
+/// Stand by for a guest that has lost its backup.
+///
+/// Listens until a side that runs the guest alone invites it ([channel] standbys in that side's file
+/// names this address), takes over the running guest's state, and from then on is its backup. When that
+/// is over, it stands by again.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  On a third host, or on the repaired first one, with the same file:
+    $ understudy standby --config guest.toml --listen 10.1.0.3:7072
+
+A copy that diverged, was handed over or refused by the arbiter is never used again; the process stands
+by for a new one, and `understudy status` counts them. Ends with status 0 when the guest ended.")]
+pub(super) struct StandbyArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Where to listen for whoever runs the guest alone.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    confine: ConfineArguments,
+}
+
+/// What to do when the guest is over here.
+#[derive(Debug, Args)]
+struct Afterwards {
+    /// Stand by at this address when this copy was handed over, diverged, or lost against the other
+    /// side, instead of ending; as `understudy standby --listen`.
+    #[arg(long, value_name = "IP:PORT")]
+    standby: Option<SocketAddr>,
 }
 
 /// What a side may do to its host once it runs.
@@ -154,18 +192,28 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 
 pub(super) fn primary(arguments: &PrimaryArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
-    let after = arguments.after_generation;
+    let (after, standby) = (arguments.after_generation, arguments.afterwards.standby);
     let confinement = arguments.confine.begin()?;
     in_runtime(side(&config, "primary", confinement, |options| {
-        runtime::primary(&config, options, after)
+        runtime::primary(&config, options, after, standby)
     }))
 }
 
 pub(super) fn backup(arguments: &BackupArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
+    let standby = arguments.afterwards.standby;
     let confinement = arguments.confine.begin()?;
     in_runtime(side(&config, "backup", confinement, |options| {
-        runtime::backup(&config, options)
+        runtime::backup(&config, options, standby)
+    }))
+}
+
+pub(super) fn standby(arguments: &StandbyArguments) -> Result<(), Failure> {
+    let config = config::load(&arguments.config.config)?;
+    let address = arguments.listen;
+    let confinement = arguments.confine.begin()?;
+    in_runtime(side(&config, "standby", confinement, |options| {
+        runtime::standby(&config, options, address)
     }))
 }
 
@@ -187,7 +235,8 @@ where
     F: Future<Output = Result<NodeEnd, RuntimeError>>,
 {
     let (publish, status) = watch::channel(None);
-    let (stop, stopped) = mpsc::channel(1);
+    let (stop, wishes) = mpsc::channel(1);
+    let (lives, earlier) = watch::channel(Lives::default());
     let (clocks, landing) = clocks_of(config.clock)?;
     let margin = landing.margin;
     let options = RunOptions {
@@ -196,7 +245,8 @@ where
         landing,
         status: publish,
         confinement,
-        stop: stopped,
+        lives,
+        wishes: Arc::new(Mutex::new(wishes)),
     };
     let socket = ControlSocket::bind(&config.control_socket).await?;
     let vm = config.vm.name.as_str().to_owned();
@@ -207,7 +257,7 @@ where
         protection: config.protection.name(),
         confinement,
     };
-    let serving = socket.serve(move || document(&about, &status), stop.clone());
+    let serving = socket.serve(move || document(&about, &status, &earlier), stop.clone());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let signals = async {
@@ -218,7 +268,7 @@ where
             }
             tracing::info!("told to stop");
             // Full means that a wish to stop is on its way already.
-            let _ = stop.try_send(());
+            let _ = stop.try_send(Wish::Stop);
         }
     };
     tracing::info!(vm = config.vm.name.as_str(), part, clocks = %options.clocks, "starting");
@@ -245,7 +295,11 @@ struct About {
 }
 
 /// What `status` answers.
-fn document(about: &About, status: &watch::Receiver<Option<NodeStatus>>) -> serde_json::Value {
+fn document(
+    about: &About,
+    status: &watch::Receiver<Option<NodeStatus>>,
+    lives: &watch::Receiver<Lives>,
+) -> serde_json::Value {
     let status = status.borrow();
     let node = status.as_ref();
     serde_json::json!({
@@ -257,6 +311,7 @@ fn document(about: &About, status: &watch::Receiver<Option<NodeStatus>>) -> serd
         "margin_branches": about.margin,
         "protection": about.protection,
         "confinement": about.confinement.name(),
+        "lives": *lives.borrow(),
         "node": node,
     })
 }
@@ -278,6 +333,10 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
             tracing::info!("stopped");
             return Ok(());
         }
+        HaltReason::HandedOver => {
+            tracing::info!("the guest was handed over to the backup");
+            return Ok(());
+        }
         HaltReason::Refused { .. } => (
             Exit::Refused,
             "the guest belongs to that holder; `understudy arbiter show` tells the generation",
@@ -288,7 +347,7 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
         ),
         HaltReason::Diverged(_) => (
             Exit::Diverged,
-            "keep the logs of both sides; start a new backup from the beginning",
+            "keep the logs of both sides; `understudy standby` makes a new backup of the running guest",
         ),
         HaltReason::NothingReceived => (Exit::Unreachable, "start the pair again"),
         HaltReason::HostFailed(_) => (Exit::Failed, "see the message"),
@@ -404,6 +463,7 @@ mod tests {
         assert_eq!(exit(NodeEnd::Ended(EndReason::PowerOff)), Exit::Done);
         assert_eq!(exit(NodeEnd::Ended(EndReason::Crash)), Exit::Failed);
         assert_eq!(exit(NodeEnd::Halted(HaltReason::Stopped)), Exit::Done);
+        assert_eq!(exit(NodeEnd::Halted(HaltReason::HandedOver)), Exit::Done);
         let refused = HaltReason::Refused {
             generation: 2,
             holder: "b".into(),

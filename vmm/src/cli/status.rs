@@ -46,6 +46,22 @@ pub(super) struct StopArguments {
     target: Target,
 }
 
+/// Hand a guest over to its backup, for maintenance of this host.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  On the primary's host:
+    $ understudy handover --config guest.toml
+
+The guest rests until the backup has all of it, the backup claims the next generation and goes live:
+nothing is lost and nothing waits for a suspicion. This side never runs the guest again; started with
+--standby it stands by to become the backup. Ends with status 1 when this side has no guest to hand
+over, or no backup to hand it to, 7 when nothing runs there.")]
+pub(super) struct HandoverArguments {
+    #[command(flatten)]
+    target: Target,
+}
+
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
@@ -84,6 +100,18 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
 
 pub(super) fn stop(arguments: &StopArguments) -> Result<(), Failure> {
     ask(&arguments.target.path()?, Request::Stop {}).map(|_| ())
+}
+
+pub(super) fn handover(arguments: &HandoverArguments) -> Result<(), Failure> {
+    let path = arguments.target.path()?;
+    let document = ask(&path, Request::Status {})?.status.unwrap_or_default();
+    let role = document["node"]["role"].as_str().unwrap_or("starting");
+    if role != "protected" {
+        let error = anyhow::anyhow!("this side is {role}: only a primary with a backup hands over");
+        let remedy = "`understudy status` on both hosts shows who has the guest";
+        return Err(Failure::new(Exit::Failed, error).remedy(remedy));
+    }
+    ask(&path, Request::Handover {}).map(|_| ())
 }
 
 fn ask(path: &Path, request: Request) -> Result<Answer, Failure> {
@@ -138,6 +166,15 @@ fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
         })?;
         facts.extend(facts_of(&node));
     }
+    let lives = &document["lives"];
+    if lives["over"].as_u64().is_some_and(|over| over > 0) {
+        let count = |key: &str| lives[key].as_u64().unwrap_or(0);
+        let (over, diverged) = (count("over"), count("diverged"));
+        let last = lives["last_end"].as_str().unwrap_or("?");
+        let handed = count("handed_over");
+        let text = format!("{over} ({diverged} diverged, {handed} handed over), the last: {last}");
+        facts.push(("earlier lives", text));
+    }
     let mut text = String::new();
     for (name, value) in facts {
         let _ = writeln!(text, "{name:<14} {value}");
@@ -174,8 +211,8 @@ fn facts_of(node: &NodeStatus) -> Vec<(&'static str, String)> {
         format!("{lag:.1} ms, {unacknowledged} bytes unacknowledged, {unreplayed} unreplayed");
     let c = node.counters;
     let counters = format!(
-        "{} records, {} suspicions, {} claims, {} stalls, {} ignored messages",
-        c.records, c.suspicions, c.claims, c.stalls, c.ignored_messages
+        "{} records, {} suspicions, {} claims, {} stalls, {} transfers, {} ignored messages",
+        c.records, c.suspicions, c.claims, c.stalls, c.transfers, c.ignored_messages
     );
     let mut facts = vec![
         ("state", format!("{} ({:?})", node.title, node.role)),
@@ -196,6 +233,10 @@ fn facts_of(node: &NodeStatus) -> Vec<(&'static str, String)> {
         ),
         ("counters", counters),
     ];
+    if let Some((sent, taken)) = node.transfer {
+        let text = format!("{sent} bytes of the state sent, {taken} taken in");
+        facts.push(("transfer", text));
+    }
     if let Some(claim) = node.claim {
         let (new, expected, attempts) = (claim.new, claim.expected, claim.attempts);
         facts.push((

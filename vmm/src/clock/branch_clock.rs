@@ -110,6 +110,8 @@ impl<C: Counter> Counter for LyingCounter<C> {
 pub struct BranchClock<C> {
     counter: C,
     last: u64,
+    /// Branches that the guest had retired before this counter began.
+    before: u64,
     armed: bool,
     poisoned: bool,
     method: LandingMethod,
@@ -121,10 +123,18 @@ impl<C: Counter> BranchClock<C> {
         Self {
             counter,
             last: 0,
+            before: 0,
             armed: false,
             poisoned: false,
             method,
         }
+    }
+
+    /// The same for a guest that had retired `before` branches elsewhere.
+    #[must_use]
+    pub fn continuing(mut self, before: u64) -> Self {
+        self.before = before;
+        self
     }
 
     /// How landings go.
@@ -151,7 +161,7 @@ impl<C: Counter> BranchClock<C> {
         match outcome {
             Ok(now) => {
                 self.last = now;
-                Ok(now)
+                Ok(self.before + now)
             }
             Err(error) => {
                 self.poisoned = true;
@@ -213,6 +223,13 @@ mod tests {
             Err(CounterError::Backwards { before: 5, now: 4 })
         ));
         assert!(matches!(clock.branches(), Err(CounterError::Poisoned)));
+    }
+
+    #[test]
+    fn a_guest_that_came_from_elsewhere_goes_on_counting() {
+        let mut clock = BranchClock::new(Scripted(vec![Ok(0), Ok(7)]), 0).continuing(1_000);
+        assert_eq!(clock.branches().expect("first read"), 1_000);
+        assert_eq!(clock.branches().expect("second read"), 1_007);
     }
 
     #[test]

@@ -23,6 +23,8 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const INTERFACE_BYTES_MAX: usize = 15;
 /// Most addresses announced at go-live.
 const ANNOUNCE_MAX: usize = 16;
+/// Most processes that stand by for one virtual machine.
+const STANDBYS_MAX: usize = 16;
 /// Heartbeats that may be missed at least before a peer is suspected.
 const HEARTBEATS_PER_SUSPICION_MIN: u64 = 3;
 
@@ -213,6 +215,26 @@ fn read_console(mut section: Section<'_>) -> Result<Console, ConfigError> {
     Ok(console)
 }
 
+fn read_standbys(
+    section: &mut Section<'_>,
+    protection: &Protection,
+) -> Result<Vec<SocketAddr>, ConfigError> {
+    let source = section.source();
+    let remedy = "list the addresses of `understudy standby` processes, as in [\"10.1.0.3:7072\"]";
+    let mut standbys = Vec::new();
+    if let Some(found) = section.texts("standbys", STANDBYS_MAX, remedy)? {
+        for text in &found.value {
+            let address: SocketAddr = text.parse().map_err(|_| {
+                let problem = format!("has {text:?}, which is no IP address with a port");
+                found.wrong(source, problem, remedy)
+            })?;
+            protection.check_channel(source, &found.with(text.clone()), address)?;
+            standbys.push(address);
+        }
+    }
+    Ok(standbys)
+}
+
 fn read_channel(
     mut section: Section<'_>,
     protection: &Protection,
@@ -235,6 +257,7 @@ fn read_channel(
         ));
     }
     protection.check_channel(source, &found, address)?;
+    let standbys = read_standbys(&mut section, protection)?;
     let heartbeat_ms = section.number("heartbeat_ms", 1..=10_000, " ms", Some(20))?;
     let least = heartbeat_ms * HEARTBEATS_PER_SUSPICION_MIN;
     let unit = " ms, at least three heartbeats";
@@ -257,6 +280,7 @@ fn read_channel(
     };
     Ok(Some(Channel {
         address,
+        standbys,
         detector,
         flow,
         mark_interval_ns: mark_ms * NS_PER_MS,

@@ -106,7 +106,7 @@ impl<T> Found<T> {
         source.error(Some(self.offset), Some(self.key.clone()), problem, remedy)
     }
 
-    fn with<U>(&self, value: U) -> Found<U> {
+    pub(super) fn with<U>(&self, value: U) -> Found<U> {
         Found {
             value,
             key: self.key.clone(),

@@ -6,10 +6,11 @@
 use super::digest::digest_of;
 use super::irq::IrqLines;
 use super::{Device, DeviceContext, Effect};
+use crate::devices::ram::GuestRam;
 use logging_channel::host_time::GuestTime;
 use proptest::prelude::*;
 use serde_json::Value;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// What surrounds a device under test.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(crate) struct Bench {
     pub(crate) now: GuestTime,
     pub(crate) irq: IrqLines,
     pub(crate) effects: Vec<Effect>,
-    pub(crate) memory: GuestMemoryMmap,
+    pub(crate) memory: GuestRam,
 }
 
 impl Bench {
@@ -25,7 +26,7 @@ impl Bench {
     pub(crate) const MEMORY_BYTES: usize = 0x1_0000;
 
     pub(crate) fn new() -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), Self::MEMORY_BYTES)])
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), Self::MEMORY_BYTES)])
             .expect("a small mapping");
         Self {
             now: GuestTime::ZERO,

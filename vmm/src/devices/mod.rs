@@ -19,14 +19,15 @@ pub mod pic;
 pub mod pic_chip;
 pub mod pit;
 pub mod pit_counter;
+pub mod ram;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
 pub mod virtio;
 
+use self::ram::GuestRam;
 use irq::IrqLines;
 use logging_channel::host_time::GuestTime;
-use vm_memory::GuestMemoryMmap;
 
 /// What leaves a device during one exit, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub struct DeviceContext<'a> {
     /// Output, in order.
     pub effects: &'a mut Vec<Effect>,
     /// Guest memory, for devices that do DMA.
-    pub memory: &'a GuestMemoryMmap,
+    pub memory: &'a GuestRam,
 }
 
 /// A device on the port or memory bus.

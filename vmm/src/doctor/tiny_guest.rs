@@ -16,11 +16,12 @@ use crate::kvm::vcpu::{RunOutcome, Vcpu};
 use crate::kvm::vm::Vm;
 use crate::machine::cpu_state::{CpuState, DescriptorTable, Segment, SystemRegisters};
 use crate::machine::exit::{Answer, VmExit};
+use crate::machine::ram::GuestRam;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// How long an exit may take, at most twice.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -153,7 +154,7 @@ fn watch(kicker: Kicker, exits: Arc<AtomicU64>) -> Sender<()> {
     alive
 }
 
-fn fill(memory: &GuestMemoryMmap, code: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
+fn fill(memory: &GuestRam, code: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
     let put = |address: u64, word: u64| memory.write_obj(word, GuestAddress(address));
     for (i, descriptor) in (0..).zip(DESCRIPTORS) {
         put(GDT + 8 * i, descriptor)?;

@@ -6,7 +6,7 @@
 //! the legacy area below 1 MiB is backed as well but not reported as usable, so that probing it
 //! costs no exit.
 //!
-//! Left out: the dirty log (state transfer), huge pages.
+//! Left out: reading the dirty log (`dirty`), huge pages.
 
 #![expect(
     unsafe_code,
@@ -14,13 +14,13 @@
 )]
 
 use crate::machine::layout;
-use kvm_bindings::kvm_userspace_memory_region;
+use crate::machine::ram::GuestRam;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, madvise, mlock};
+use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 /// How the host backs guest memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub enum GuestMemoryError {
 ///
 /// # Errors
 /// When the size is outside the limits or the host has not enough memory.
-pub fn allocate(mib: u64, backing: Backing) -> Result<GuestMemoryMmap, GuestMemoryError> {
+pub fn allocate(mib: u64, backing: Backing) -> Result<GuestRam, GuestMemoryError> {
     if !(layout::MEMORY_MIB_MIN..=layout::MEMORY_MIB_MAX).contains(&mib) {
         return Err(GuestMemoryError::Size { mib });
     }
@@ -84,7 +84,7 @@ pub fn allocate(mib: u64, backing: Backing) -> Result<GuestMemoryMmap, GuestMemo
 }
 
 /// A guest memory of `bytes` bytes without the configured limits: for probes of a few pages.
-pub(crate) fn map(bytes: u64, backing: Backing) -> Result<GuestMemoryMmap, GuestMemoryError> {
+pub(crate) fn map(bytes: u64, backing: Backing) -> Result<GuestRam, GuestMemoryError> {
     let mib = bytes >> 20;
     let refused = |reason: String| GuestMemoryError::Map { mib, reason };
     let length = usize::try_from(bytes).map_err(|e| refused(e.to_string()))?;
@@ -92,7 +92,8 @@ pub(crate) fn map(bytes: u64, backing: Backing) -> Result<GuestMemoryMmap, Guest
     if backing.populate {
         flags |= libc::MAP_POPULATE;
     }
-    let region = MmapRegionBuilder::new(length)
+    // `MmapRegionBuilder::new` would make a bitmap of no pages, which notes nothing.
+    let region = MmapRegionBuilder::new_with_bitmap(length, AtomicBitmap::with_len(length))
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(flags)
         .build()
@@ -109,17 +110,26 @@ pub(crate) fn map(bytes: u64, backing: Backing) -> Result<GuestMemoryMmap, Guest
     }
     let region = GuestRegionMmap::new(region, GuestAddress(0))
         .ok_or_else(|| refused("address overflow".into()))?;
-    GuestMemoryMmap::from_regions(vec![region]).map_err(|e| refused(e.to_string()))
+    GuestRam::from_regions(vec![region]).map_err(|e| refused(e.to_string()))
 }
 
 /// Gives `memory` to the VM, one slot per region.
 ///
 /// The caller keeps `memory` alive as long as `vm` (see `Vm`, which owns both).
-pub(super) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+pub(super) fn register(vm: &VmFd, memory: &GuestRam) -> Result<(), GuestMemoryError> {
+    set_slots(vm, memory, 0)
+}
+
+/// Turns KVM's dirty log on or off for all of `memory`, which is registered already.
+pub(super) fn log_writes(vm: &VmFd, memory: &GuestRam, on: bool) -> Result<(), GuestMemoryError> {
+    set_slots(vm, memory, if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+}
+
+fn set_slots(vm: &VmFd, memory: &GuestRam, flags: u32) -> Result<(), GuestMemoryError> {
     for (slot, region) in (0..).zip(memory.iter()) {
         let slot_region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags,
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
@@ -148,6 +158,18 @@ mod tests {
             let refused = allocate(mib, Backing::default());
             assert!(matches!(refused, Err(GuestMemoryError::Size { mib: m }) if m == mib));
         }
+    }
+
+    #[test]
+    fn what_user_space_writes_is_noted() {
+        let memory = allocate(32, Backing::default()).expect("32 MiB");
+        memory
+            .write_slice(&[1; 5000], GuestAddress(0x5800))
+            .expect("in memory");
+        let region = memory.iter().next().expect("one region");
+        let noted = std::ops::Deref::deref(region).bitmap().get_and_reset();
+        assert_eq!(noted[0], 0b110_0000);
+        assert!(noted[1..].iter().all(|word| *word == 0));
     }
 
     #[test]

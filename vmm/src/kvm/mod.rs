@@ -5,6 +5,7 @@
 //! host time), KVM's own paravirtual clock and asynchronous page faults, the guest PMU.
 
 pub mod cpuid;
+pub mod dirty;
 pub mod exit;
 pub mod guest_memory;
 pub mod interrupt;
@@ -38,6 +39,9 @@ pub enum KvmError {
     /// The host's processor lacks parts of the guest CPU model.
     #[error(transparent)]
     Cpu(#[from] cpuid::MissingFeatures),
+    /// A saved state cannot be made or used.
+    #[error("the guest's state: {0}")]
+    State(String),
     /// Guest memory could not be had.
     #[error(transparent)]
     Memory(#[from] guest_memory::GuestMemoryError),

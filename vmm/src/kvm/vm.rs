@@ -4,15 +4,17 @@
 //! in-kernel interrupt controller or PIT is created, the guest PMU is disabled, MSRs are filtered.
 //! Left out: what runs on the vCPU (`vcpu`), devices (`machine`).
 
+use super::dirty::DirtyLog;
 use super::{KvmError, call, cpuid, guest_memory, msr, vcpu::Vcpu};
 use crate::machine::layout;
+use crate::machine::ram::GuestRam;
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SET_GUEST_DEBUG, KVM_PMU_CAP_DISABLE,
     KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS,
     KVM_X86_QUIRK_OUT_7E_INC_RIP, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::GuestMemoryMmap;
+use std::sync::Arc;
 
 /// API version that every KVM since 2007 reports.
 const KVM_API_VERSION: i32 = 12;
@@ -26,9 +28,9 @@ const QUIRKS_OFF: u32 = KVM_X86_QUIRK_OUT_7E_INC_RIP
 ///
 /// Field order matters: the VM's descriptor is closed before the memory it maps goes away.
 pub struct Vm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
     kvm: Kvm,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
 }
 
 impl Vm {
@@ -37,18 +39,18 @@ impl Vm {
     /// # Errors
     /// When KVM is absent, lacks a capability, or the host's processor lacks a feature of the guest
     /// CPU model.
-    pub fn new(memory: GuestMemoryMmap) -> Result<Self, KvmError> {
+    pub fn new(memory: GuestRam) -> Result<Self, KvmError> {
         let kvm = open()?;
         cpuid::check_host(&kvm)?;
         Self::create(kvm, memory)
     }
 
     /// Creates a VM without looking at the host's processor: for `doctor`, which reports it.
-    pub(crate) fn unchecked(memory: GuestMemoryMmap) -> Result<Self, KvmError> {
+    pub(crate) fn unchecked(memory: GuestRam) -> Result<Self, KvmError> {
         Self::create(open()?, memory)
     }
 
-    fn create(kvm: Kvm, memory: GuestMemoryMmap) -> Result<Self, KvmError> {
+    fn create(kvm: Kvm, memory: GuestRam) -> Result<Self, KvmError> {
         let fd = call("KVM_CREATE_VM", kvm.create_vm())?;
         // Where KVM on Intel keeps three pages of its own, and one more for real mode.
         call(
@@ -59,13 +61,20 @@ impl Vm {
         disable_quirks(&fd)?;
         msr::install_filter(&fd)?;
         guest_memory::register(&fd, &memory)?;
+        let fd = Arc::new(fd);
         Ok(Self { fd, kvm, memory })
     }
 
     /// Guest memory.
     #[must_use]
-    pub const fn memory(&self) -> &GuestMemoryMmap {
+    pub const fn memory(&self) -> &GuestRam {
         &self.memory
+    }
+
+    /// A handle to the dirty log, for any thread.
+    #[must_use]
+    pub fn dirty_log(&self) -> DirtyLog {
+        DirtyLog::new(Arc::clone(&self.fd), self.memory.clone())
     }
 
     /// Creates the one vCPU, with the fixed CPU model. Call on the thread that will run it.

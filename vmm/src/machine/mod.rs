@@ -12,10 +12,13 @@ pub mod exit;
 pub mod input;
 pub mod layout;
 pub mod msr;
+pub mod page_set;
 pub mod pvclock;
 pub mod state;
 
 use crate::devices::irq::IrqLines;
+pub use crate::devices::ram;
+use crate::devices::ram::GuestRam;
 use crate::devices::{Device, DeviceContext, Effect, Misuse, TimedDevice};
 use bus::Chips;
 use exit::{Answer, VmExit};
@@ -23,7 +26,6 @@ use input::Input;
 use logging_channel::host_time::GuestTime;
 use logging_channel::record::EndReason;
 use pvclock::PvClock;
-use vm_memory::GuestMemoryMmap;
 
 /// What makes one machine different from another at power-on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub struct Machine {
     irq: IrqLines,
     clock: PvClock,
     now: GuestTime,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
 }
 
 /// Calls a method of the chips with a context made of the machine's other fields.
@@ -73,7 +75,7 @@ macro_rules! with_context {
 impl Machine {
     /// A machine at power-on, guest time 0, with `memory` as its RAM.
     #[must_use]
-    pub fn new(config: &MachineConfig, memory: GuestMemoryMmap) -> Self {
+    pub fn new(config: &MachineConfig, memory: GuestRam) -> Self {
         Self {
             chips: Chips::new(config.mac, config.wall_clock_s),
             irq: IrqLines::default(),
@@ -91,7 +93,7 @@ impl Machine {
 
     /// Guest memory.
     #[must_use]
-    pub const fn memory(&self) -> &GuestMemoryMmap {
+    pub const fn memory(&self) -> &GuestRam {
         &self.memory
     }
 

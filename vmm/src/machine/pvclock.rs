@@ -9,9 +9,10 @@
 
 #![forbid(unsafe_code)]
 
+use crate::devices::ram::GuestRam;
 use logging_channel::host_time::GuestTime;
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 /// MSR_KVM_WALL_CLOCK_NEW: a write fills the wall clock page at the address written.
 pub const MSR_WALL_CLOCK: u32 = 0x4b56_4d00;
@@ -57,7 +58,7 @@ impl PvClock {
 
     /// Whether the system time page, if enabled, lies in `memory`: what a saved state must show.
     #[must_use]
-    pub fn fits(&self, memory: &GuestMemoryMmap) -> bool {
+    pub fn fits(&self, memory: &GuestRam) -> bool {
         self.system_time_msr & ENABLED == 0
             || is_writable(memory, self.system_time_msr & !ENABLED, PAGE_BYTES)
     }
@@ -76,7 +77,7 @@ impl PvClock {
     ///
     /// # Errors
     /// When the structure does not fit there.
-    pub fn set_wall_clock(&mut self, gpa: u64, memory: &GuestMemoryMmap) -> Result<(), BadAddress> {
+    pub fn set_wall_clock(&mut self, gpa: u64, memory: &GuestRam) -> Result<(), BadAddress> {
         let mut page = [0; WALL_CLOCK_BYTES];
         // Version 2: even, so not being changed. Nanoseconds stay 0.
         page[..4].copy_from_slice(&2u32.to_le_bytes());
@@ -94,7 +95,7 @@ impl PvClock {
         &mut self,
         value: u64,
         now: GuestTime,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
     ) -> Result<(), BadAddress> {
         let earlier = std::mem::replace(&mut self.system_time_msr, value);
         let filled = self.rewrite(now, memory);
@@ -109,7 +110,7 @@ impl PvClock {
     /// # Errors
     /// When the page does not fit where the guest put it, which [`PvClock::set_system_time`] has
     /// ruled out.
-    pub fn rewrite(&mut self, now: GuestTime, memory: &GuestMemoryMmap) -> Result<(), BadAddress> {
+    pub fn rewrite(&mut self, now: GuestTime, memory: &GuestRam) -> Result<(), BadAddress> {
         if self.system_time_msr & ENABLED == 0 {
             return Ok(());
         }
@@ -126,13 +127,13 @@ impl PvClock {
     }
 }
 
-fn is_writable(memory: &GuestMemoryMmap, gpa: u64, length: usize) -> bool {
+fn is_writable(memory: &GuestRam, gpa: u64, length: usize) -> bool {
     gpa.is_multiple_of(ALIGNMENT)
         && memory.check_range(GuestAddress(gpa), length, Permissions::Write)
 }
 
 /// Writes `bytes` at `gpa`, all or nothing.
-fn store(memory: &GuestMemoryMmap, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+fn store(memory: &GuestRam, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
     if !is_writable(memory, gpa, bytes.len()) {
         return Err(BadAddress);
     }
@@ -145,12 +146,12 @@ fn store(memory: &GuestMemoryMmap, gpa: u64, bytes: &[u8]) -> Result<(), BadAddr
 mod tests {
     use super::*;
 
-    fn memory() -> GuestMemoryMmap {
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).expect("small memory")
+    fn memory() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), 0x4000)]).expect("small memory")
     }
 
     /// As Linux computes it in pvclock_clocksource_read().
-    fn guest_reads(memory: &GuestMemoryMmap, gpa: u64, tsc: u64) -> u64 {
+    fn guest_reads(memory: &GuestRam, gpa: u64, tsc: u64) -> u64 {
         let u64_at = |at| {
             memory
                 .read_obj::<u64>(GuestAddress(gpa + at))

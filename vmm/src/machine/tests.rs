@@ -4,10 +4,11 @@ use super::exit::{Answer, VmExit};
 use super::input::Input;
 use super::{Handled, Machine, MachineConfig, layout, pvclock};
 use crate::devices::Effect;
+use crate::devices::ram::GuestRam;
 use logging_channel::host_time::GuestTime;
 use logging_channel::record::EndReason;
 use proptest::prelude::*;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY_BYTES: usize = 0x4_0000;
 const CONFIG: MachineConfig = MachineConfig {
@@ -16,7 +17,7 @@ const CONFIG: MachineConfig = MachineConfig {
 };
 
 fn machine() -> Machine {
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]);
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]);
     Machine::new(&CONFIG, memory.expect("a small mapping"))
 }
 
@@ -179,7 +180,7 @@ fn a_clock_page_outside_memory_is_not_restored() {
         value: MEMORY_BYTES as u64 - 0xfff,
     };
     assert_eq!(ours.handle(&enable).answer, Answer::None);
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES / 2)]);
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY_BYTES / 2)]);
     let mut smaller = Machine::new(&CONFIG, memory.expect("a small mapping"));
     let refused = smaller.restore(&ours.save()).expect_err("no such page");
     assert_eq!(refused.device, "clock");

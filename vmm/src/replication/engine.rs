@@ -27,7 +27,7 @@ use super::recorder::Recorder;
 use super::replayer::Replayer;
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::host_time::HostTime;
-use logging_channel::record::{Control, EndReason, LogIndex, Record, RecordBody, Start};
+use logging_channel::record::{ClockKind, Control, EndReason, LogIndex, Record, RecordBody, Start};
 
 /// Supplies random bytes for the guest; called only while recording.
 pub type EntropySource = Box<dyn FnMut(usize) -> Vec<u8> + Send>;
@@ -73,6 +73,27 @@ pub enum Offer {
         /// Nanoseconds; 0 ends it.
         pause_ns: u64,
     },
+    /// Say the guest's state at the next point, and from which record on the log has the rest.
+    Snapshot {
+        /// Which of the node's attempts to get a backup it is for.
+        attempt: u64,
+    },
+    /// A piece of the state from which this copy begins; before any record. Taken by whoever builds
+    /// the executor.
+    Load(Vec<u8>),
+    /// The state is complete and this copy replays from record `next` on. Taken as [`Offer::Load`].
+    Begin {
+        /// First index that is not part of the state.
+        next: LogIndex,
+        /// What the guest runs on.
+        clock: ClockKind,
+    },
+    /// Whatever was loaded is void.
+    Unload,
+    /// Stop at the next point and say nothing more until [`Offer::GoOn`].
+    Rest,
+    /// End a [`Offer::Rest`].
+    GoOn,
     /// Power the guest off at the next point.
     PowerOff,
     /// Stop for good: the guest is not entered again.
@@ -103,6 +124,24 @@ pub enum Emitted {
         /// The output that waits for its acknowledgement.
         output: Option<Produced>,
     },
+    /// The guest's state as it was before record `next`: see [`Offer::Snapshot`].
+    Snapshot {
+        /// From the offer.
+        attempt: u64,
+        /// First index that is not part of the state.
+        next: LogIndex,
+        /// The last pieces of the state, in order.
+        parts: Vec<Vec<u8>>,
+    },
+    /// So many bytes of the offered state were taken in.
+    Loaded {
+        /// [`Offer::Unload`]s before them: what was reported before one is void, too.
+        unloads: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The recorder rests: nothing follows until it is told to go on.
+    Rested,
     /// Replay has come this far.
     Replayed {
         /// Every record below this index has been replayed.
@@ -186,12 +225,27 @@ impl<E: Executor> Engine<E> {
     /// # Errors
     /// When the executor cannot be read.
     pub fn replaying(
+        executor: E,
+        config: EngineConfig,
+        entropy: EntropySource,
+    ) -> Result<Self, E::Error> {
+        Self::replaying_from(LogIndex(0), ClockKind::Exits, executor, config, entropy)
+    }
+
+    /// An engine that replays a log from record `next` on; `executor` is in the state before it.
+    /// `clock` is the log's, unless its Start record follows.
+    ///
+    /// # Errors
+    /// When the executor cannot be read.
+    pub fn replaying_from(
+        next: LogIndex,
+        clock: ClockKind,
         mut executor: E,
         config: EngineConfig,
         entropy: EntropySource,
     ) -> Result<Self, E::Error> {
         let place = Place::begin(&mut executor)?;
-        let mode = Mode::Replaying(Box::new(Replayer::new(LogIndex(0))));
+        let mode = Mode::Replaying(Box::new(Replayer::new(next, clock)));
         Ok(Self {
             executor,
             place,
@@ -241,6 +295,9 @@ impl<E: Executor> Engine<E> {
             (_, Offer::Halt) => self.mode = Mode::Stopped,
             (Mode::Recording(r), Offer::Input(input)) => r.accept(input),
             (Mode::Recording(r), Offer::Throttle { pause_ns }) => r.throttle(pause_ns),
+            (Mode::Recording(r), Offer::Snapshot { attempt }) => r.snapshot(attempt),
+            (Mode::Recording(r), Offer::Rest) => r.rest(true),
+            (Mode::Recording(r), Offer::GoOn) => r.rest(false),
             (Mode::Recording(r), Offer::PowerOff) => r.power_off(),
             (Mode::Replaying(r), Offer::Records(records)) => r.accept(now, records),
             (Mode::Replaying(r), Offer::FinishLog) => r.finish(),
@@ -322,7 +379,7 @@ impl Place {
         Ok(Self {
             point: executor.point()?,
             at_point: true,
-            standing: Standing::Runnable,
+            standing: executor.standing(),
         })
     }
 }

@@ -96,6 +96,24 @@ pub trait Executor {
     /// Whether the guest has room for this input now; if not, the caller keeps it and asks again.
     fn accepts(&self, input: &Input) -> bool;
 
+    /// How the guest stands.
+    fn standing(&self) -> Standing;
+
+    /// Finishes the access that the last exit stands for, so that the guest is between two
+    /// instructions and can be saved. An access of several parts makes further exits on the way: they
+    /// count, and their output is returned. What this does is a function of the guest's state alone.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn settle(&mut self) -> Result<Vec<Produced>, Self::Error>;
+
+    /// The state of a settled guest for a copy that has, or is being given, everything else: in
+    /// pieces of at most [`PART_BYTES_MAX`](logging_channel::message::PART_BYTES_MAX) bytes, in order.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn save(&mut self) -> Result<Vec<Vec<u8>>, Self::Error>;
+
     /// Sets guest time to `time` (never earlier than [`Executor::guest_time`]) and delivers `input`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod executor;
 pub mod go_live;
 pub mod node;
 pub mod output_gate;
+pub mod precopy;
 mod recorder;
 mod replayer;
 pub mod role;

@@ -134,6 +134,20 @@ impl OutputGate {
         }
     }
 
+    /// A backup holds the guest's state up to here: from now on output waits for it again.
+    ///
+    /// # Panics
+    /// When the gate is not open: only the only one can get a backup.
+    pub fn guard(&mut self) {
+        assert!(self.stance == Stance::Open, "only an open gate is guarded");
+        self.stance = Stance::Guarded;
+    }
+
+    /// A backup begins with the state before record `first`: all output before it has left.
+    pub fn begin_at(&mut self, first: LogIndex) {
+        self.released_below = self.released_below.max(first);
+    }
+
     /// Guarded becomes Frozen: acknowledgements change nothing any more.
     pub fn freeze(&mut self) {
         if self.stance == Stance::Guarded {
@@ -277,6 +291,24 @@ mod tests {
         let mut gate = gate_with(Stance::Guarded, &[]);
         gate.seal();
         let _ = gate.open();
+    }
+
+    #[test]
+    fn an_open_gate_is_guarded_again_for_a_new_backup() {
+        let mut gate = gate_with(Stance::Guarded, &[3]);
+        gate.freeze();
+        assert_eq!(gate.open().len(), 1);
+        gate.guard();
+        assert_eq!(gate.produced(LogIndex(9), output(9)), None);
+        assert_eq!(gate.acknowledged(LogIndex(10)), [output(9)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "only an open gate")]
+    fn a_frozen_gate_gets_no_new_backup() {
+        let mut gate = gate_with(Stance::Guarded, &[3]);
+        gate.freeze();
+        gate.guard();
     }
 
     #[test]

@@ -24,6 +24,16 @@ const INPUTS_PER_POINT_MAX: usize = 64;
 /// Longest pause that a throttle may insert at once.
 const THROTTLE_PAUSE_NS_MAX: u64 = 50_000_000;
 
+/// Whether the guest is to be left where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resting {
+    No,
+    /// From the next point on.
+    Due,
+    /// It rests, and this was said.
+    Said,
+}
+
 /// State of a recording.
 pub(super) struct Recorder {
     next_index: LogIndex,
@@ -38,6 +48,9 @@ pub(super) struct Recorder {
     throttle_ns: u64,
     paused_until: Option<HostTime>,
     power_off: bool,
+    /// A snapshot is wanted for this attempt.
+    snapshot: Option<u64>,
+    resting: Resting,
     config: EngineConfig,
     entropy: EntropySource,
 }
@@ -62,6 +75,8 @@ impl Recorder {
             throttle_ns: 0,
             paused_until: None,
             power_off: false,
+            snapshot: None,
+            resting: Resting::No,
             config,
             entropy,
         }
@@ -82,6 +97,14 @@ impl Recorder {
 
     pub(super) fn power_off(&mut self) {
         self.power_off = true;
+    }
+
+    pub(super) fn snapshot(&mut self, attempt: u64) {
+        self.snapshot = Some(attempt);
+    }
+
+    pub(super) fn rest(&mut self, wanted: bool) {
+        self.resting = if wanted { Resting::Due } else { Resting::No };
     }
 
     /// Appends a record at the present point.
@@ -146,6 +169,12 @@ impl Recorder {
             self.emit(place, executor.guest_time(), body, outbox);
             return self.end(EndReason::Commanded, executor, place, outbox);
         }
+        if self.resting != Resting::No {
+            return self.stay(now, executor, place, outbox);
+        }
+        if let Some(attempt) = self.snapshot.take() {
+            self.say_state(attempt, executor, place, outbox)?;
+        }
         if let Some(until) = self.pausing(now) {
             return Ok(Next::Wait {
                 deadline: Some(until),
@@ -157,6 +186,46 @@ impl Recorder {
             Standing::Halted => self.wait(now, executor, place, outbox),
             Standing::Runnable => self.run(now, executor, place, outbox),
         }
+    }
+
+    /// The guest rests: a Mark so that the backup may check all of it, then nothing.
+    fn stay<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<Next, E::Error> {
+        if self.resting == Resting::Due {
+            self.mark(now, executor, place, false, outbox)?;
+            outbox.push(Emitted::Rested);
+            self.resting = Resting::Said;
+        }
+        Ok(Next::Wait { deadline: None })
+    }
+
+    /// Says the state here. The record before it has every replay settle the guest here, too.
+    fn say_state<E: Executor>(
+        &mut self,
+        attempt: u64,
+        executor: &mut E,
+        place: &mut Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<(), E::Error> {
+        let time = executor.guest_time();
+        self.emit(place, time, RecordBody::Control(Control::Settle), outbox);
+        let outputs = executor.settle()?;
+        place.point = executor.point()?;
+        place.standing = executor.standing();
+        self.closed = None;
+        self.produced(place, time, outputs, outbox);
+        let (next, parts) = (self.next_index, executor.save()?);
+        outbox.push(Emitted::Snapshot {
+            attempt,
+            next,
+            parts,
+        });
+        Ok(())
     }
 
     /// The guest was kicked out of a stretch: say once that it is under way, and enter it again.

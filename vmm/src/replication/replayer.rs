@@ -60,7 +60,7 @@ impl Handover {
 }
 
 impl Replayer {
-    pub(super) fn new(next_index: LogIndex) -> Self {
+    pub(super) fn new(next_index: LogIndex, clock_kind: ClockKind) -> Self {
         Self {
             next_index,
             records: VecDeque::new(),
@@ -68,7 +68,7 @@ impl Replayer {
             matched: Vec::new(),
             reported: next_index,
             closed: None,
-            clock_kind: ClockKind::Exits,
+            clock_kind,
             overshot: false,
             finishing: false,
             drained: false,
@@ -196,12 +196,7 @@ impl Replayer {
 
     /// The log has more, further on: everything at this point has been said.
     fn leave(&mut self, place: &Place, outbox: &mut Vec<Emitted>) -> Next {
-        if let Some(output) = self.unmatched.front() {
-            let found = name_output(&describe(output));
-            let difference = Difference::Output {
-                expected: "none".to_owned(),
-                found,
-            };
+        if let Some(difference) = self.unlogged_output() {
             return self.diverge(place, difference, outbox);
         }
         match place.standing {
@@ -262,6 +257,17 @@ impl Replayer {
                 return Ok(Ok(()));
             }
             RecordBody::Control(Control::Generation(_)) => return Ok(Ok(())),
+            RecordBody::Control(Control::Settle) => {
+                if let Some(difference) = self.unlogged_output() {
+                    return Ok(Err(difference));
+                }
+                let outputs = executor.settle()?;
+                self.unmatched.extend(outputs);
+                place.point = executor.point()?;
+                place.standing = executor.standing();
+                self.closed = None;
+                return Ok(Ok(()));
+            }
             RecordBody::Control(Control::PowerOff) => {
                 place.standing = Standing::Ended(EndReason::Commanded);
                 return Ok(Ok(()));
@@ -293,12 +299,8 @@ impl Replayer {
         executor: &E,
         place: &Place,
     ) -> Option<Difference> {
-        if let Some(output) = self.unmatched.front() {
-            let found = name_output(&describe(output));
-            return Some(Difference::Output {
-                expected: "none".to_owned(),
-                found,
-            });
+        if let Some(difference) = self.unlogged_output() {
+            return Some(difference);
         }
         if matches!(place.standing, Standing::Ended(_)) {
             return Some(Difference::Input("the guest has ended"));
@@ -310,6 +312,15 @@ impl Replayer {
             return Some(Difference::Input("the guest has no room for it"));
         }
         None
+    }
+
+    /// Output that this copy made and the log, which is past it, does not have.
+    fn unlogged_output(&self) -> Option<Difference> {
+        let found = name_output(&describe(self.unmatched.front()?));
+        Some(Difference::Output {
+            expected: "none".to_owned(),
+            found,
+        })
     }
 
     fn match_output(&mut self, index: LogIndex, expected: &Output) -> Result<(), Difference> {

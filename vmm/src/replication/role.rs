@@ -17,6 +17,9 @@
 //!    │                 │ granted                                     │
 //!    │                 ▼                                             ▼
 //!    └───────────►   Solo  ◄─────────────────────────────────────────┘
+//!                      │ a new backup was given the state
+//!                      ▼
+//!                  Protected                      Joining ──state received──► Following
 //!
 //!   every state ──refused by the arbiter, diverged, stopped, in doubt──► Halted (for good)
 //! ```
@@ -101,7 +104,7 @@ impl Role {
             Awaiting => matches!(next, Protected),
             Protected => matches!(next, Contested | Ended),
             Contested | GoingLive => matches!(next, Solo),
-            Solo => matches!(next, Ended),
+            Solo => matches!(next, Protected | Ended),
             Joining => matches!(next, Following),
             Following => matches!(next, Finishing | Ended),
             Finishing => matches!(next, Following | GoingLive | Ended),

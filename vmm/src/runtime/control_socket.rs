@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `{"request":"status"}` | `{"ok":true,"status":DOCUMENT}` |
 //! | `{"request":"stop"}` | `{"ok":true}`: the wish was passed on; the process ends by itself |
+//! | `{"request":"handover"}` | `{"ok":true}`: the wish was passed on; `status` shows what comes of it |
 //! | anything else | `{"ok":false,"error":{"message":...,"remedy":...}}` |
 //!
 //! Bounded: connections, line length, time. Only the owner may connect (mode 0600). A socket file that
@@ -41,6 +42,17 @@ pub enum Request {
     Status {},
     /// Stop here; a backup, if there is one, goes live.
     Stop {},
+    /// Hand the guest over to the backup, without a kill and without a wait.
+    Handover {},
+}
+
+/// What an operator wants of a running side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Stop here.
+    Stop,
+    /// Hand the guest over to the backup.
+    Handover,
 }
 
 /// The answer to a request.
@@ -140,8 +152,8 @@ impl ControlSocket {
         Ok(socket)
     }
 
-    /// Answers requests for ever: `status` makes the document, a wish to stop goes into `stop`.
-    pub async fn serve<F>(&self, status: F, stop: mpsc::Sender<()>)
+    /// Answers requests for ever: `status` makes the document, wishes go into `wishes`.
+    pub async fn serve<F>(&self, status: F, wishes: mpsc::Sender<Wish>)
     where
         F: Fn() -> serde_json::Value + Send + Sync + 'static,
     {
@@ -153,9 +165,9 @@ impl ControlSocket {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (status, stop) = (Arc::clone(&status), stop.clone());
+                    let (status, wishes) = (Arc::clone(&status), wishes.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, status.as_ref(), &stop).await {
+                        if let Err(error) = converse(stream, status.as_ref(), &wishes).await {
                             tracing::debug!(%error, "control connection ended");
                         }
                         drop(place);
@@ -173,7 +185,7 @@ impl ControlSocket {
 async fn converse(
     stream: UnixStream,
     status: &(dyn Fn() -> serde_json::Value + Send + Sync),
-    stop: &mpsc::Sender<()>,
+    wishes: &mpsc::Sender<Wish>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -194,15 +206,8 @@ async fn converse(
                 status: Some(status()),
                 error: None,
             },
-            Ok(Request::Stop {}) => {
-                // Full means that a wish to stop is on its way already.
-                let _ = stop.try_send(());
-                Answer {
-                    ok: true,
-                    status: None,
-                    error: None,
-                }
-            }
+            Ok(Request::Stop {}) => pass_on(wishes, Wish::Stop),
+            Ok(Request::Handover {}) => pass_on(wishes, Wish::Handover),
             Err(error) => Answer {
                 ok: false,
                 status: None,
@@ -218,6 +223,16 @@ async fn converse(
         if too_long {
             return Ok(());
         }
+    }
+}
+
+fn pass_on(wishes: &mpsc::Sender<Wish>, wish: Wish) -> Answer {
+    // Full means that a wish is on its way already.
+    let _ = wishes.try_send(wish);
+    Answer {
+        ok: true,
+        status: None,
+        error: None,
     }
 }
 
@@ -271,7 +286,9 @@ mod tests {
         for _ in 0..2 {
             assert!(ask(&path, "{\"request\":\"stop\"}\n").await.ok);
         }
-        assert_eq!(stopped.recv().await, Some(()));
+        assert_eq!(stopped.recv().await, Some(Wish::Stop));
+        assert!(ask(&path, "{\"request\":\"handover\"}\n").await.ok);
+        assert_eq!(stopped.recv().await, Some(Wish::Handover));
 
         let second = ControlSocket::bind(&path).await;
         assert!(matches!(second, Err(ControlError::InUse { .. })));

@@ -8,16 +8,20 @@ use crate::boot::{self, BootError, BootSource, cmdline};
 use crate::clock::branch_clock::{BranchClock, Counter, LyingCounter};
 use crate::clock::landing::LandingMethod;
 use crate::config::Config;
+use crate::kvm::dirty::DirtyLog;
 use crate::kvm::guest_memory::{self, Backing};
 use crate::kvm::kick::Kicker;
 use crate::kvm::perf_counter::{self, PerfCounter};
 use crate::kvm::vm::Vm;
 use crate::kvm::{KvmError, cpuid};
+use crate::machine::ram::GuestRam;
 use crate::machine::{Machine, MachineConfig};
+use crate::snapshot::state::GuestState;
 use logging_channel::message::Identity;
 use logging_channel::record::{ClockKind, Start};
 use sha2::{Digest, Sha256};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Why a guest cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +74,23 @@ pub(super) struct Guest {
     pub(super) executor: KvmExecutor,
     /// Gets it out of KVM_RUN.
     pub(super) kicker: Kicker,
+    /// Which of its pages are written.
+    pub(super) dirty: Arc<DirtyLog>,
     /// Keeps the virtual machine's file and memory slots.
     pub(super) vm: Vm,
+}
+
+impl Guest {
+    fn new(executor: KvmExecutor, kicker: Kicker, vm: Vm) -> Self {
+        let dirty = Arc::new(vm.dirty_log());
+        let executor = executor.watched(Arc::clone(&dirty));
+        Self {
+            executor,
+            kicker,
+            dirty,
+            vm,
+        }
+    }
 }
 
 impl Blueprint {
@@ -148,12 +167,7 @@ impl Blueprint {
     /// When the log is of another guest, or the host cannot build it.
     pub(super) fn build(&self, start: &Start) -> Result<Guest, GuestError> {
         self.check(start)?;
-        let backing = Backing {
-            populate: false,
-            lock: false,
-        };
-        let memory =
-            guest_memory::allocate(start.memory_bytes >> 20, backing).map_err(KvmError::from)?;
+        let memory = self.empty_memory()?;
         let source = BootSource {
             kernel: &self.kernel,
             initramfs: &self.initramfs,
@@ -164,21 +178,58 @@ impl Blueprint {
         let vm = Vm::new(memory.clone())?;
         let mut vcpu = vm.create_vcpu()?;
         vcpu.restore(&cpu)?;
-        let kicker = vcpu.kicker();
-        let clock = match start.clock {
-            ClockKind::Exits => None,
-            ClockKind::Branches => Some(self.branch_clock()?),
-        };
         let config = MachineConfig {
             mac: start.mac,
             wall_clock_s: start.wall_clock_s,
         };
         let machine = Machine::new(&config, memory);
-        Ok(Guest {
-            executor: KvmExecutor::new(vcpu, machine, clock),
-            kicker,
-            vm,
-        })
+        let (kicker, clock) = (vcpu.kicker(), self.clock(start.clock)?);
+        let executor = KvmExecutor::new(vcpu, machine, clock);
+        Ok(Guest::new(executor, kicker, vm))
+    }
+
+    /// Guest memory of this guest's size, all zero.
+    ///
+    /// # Errors
+    /// When the host has not enough.
+    pub(super) fn empty_memory(&self) -> Result<GuestRam, GuestError> {
+        let backing = Backing {
+            populate: false,
+            lock: false,
+        };
+        let mib = self.identity.memory_bytes >> 20;
+        Ok(guest_memory::allocate(mib, backing).map_err(KvmError::from)?)
+    }
+
+    /// Builds the guest of a state on the calling thread. `memory` holds what it held when the state
+    /// was saved; the images were compared in the handshake, or by whoever read the state from a file.
+    ///
+    /// # Errors
+    /// When the state is of another machine, or the host cannot build it.
+    pub(super) fn rebuild(
+        &self,
+        memory: GuestRam,
+        state: &GuestState,
+        clock: ClockKind,
+    ) -> Result<Guest, GuestError> {
+        let vm = Vm::new(memory.clone())?;
+        let vcpu = vm.create_vcpu()?;
+        let config = MachineConfig {
+            mac: self.identity.mac,
+            // Part of the state.
+            wall_clock_s: 0,
+        };
+        let machine = Machine::new(&config, memory);
+        let (kicker, clock) = (vcpu.kicker(), self.clock(clock)?);
+        let executor = KvmExecutor::restored(vcpu, machine, clock, state)?;
+        Ok(Guest::new(executor, kicker, vm))
+    }
+
+    fn clock(&self, kind: ClockKind) -> Result<Option<BranchClock<Box<dyn Counter>>>, GuestError> {
+        match kind {
+            ClockKind::Exits => Ok(None),
+            ClockKind::Branches => self.branch_clock().map(Some),
+        }
     }
 
     fn branch_clock(&self) -> Result<BranchClock<Box<dyn Counter>>, GuestError> {

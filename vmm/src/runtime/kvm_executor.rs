@@ -15,6 +15,7 @@ use super::kvm_step::Halt;
 use crate::clock::branch_clock::{BranchClock, Counter};
 use crate::devices::Effect;
 use crate::kvm::KvmError;
+use crate::kvm::dirty::DirtyLog;
 use crate::kvm::vcpu::{RunOutcome, Vcpu};
 use crate::machine::Machine;
 use crate::machine::exit::VmExit;
@@ -24,6 +25,7 @@ use crate::replication::executor::{
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
 use logging_channel::host_time::GuestTime;
 use logging_channel::record::{Digests, EndReason, OutputDevice};
+use std::sync::Arc;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 /// Longest run of console bytes that travels as one output.
@@ -47,8 +49,10 @@ pub struct KvmExecutor {
     /// Known places of HLT in the guest's kernel, for landings by single step.
     pub(super) halts: Vec<Halt>,
     /// Whether input was applied since the guest was last entered.
-    given: bool,
-    console: Vec<u8>,
+    pub(super) given: bool,
+    pub(super) console: Vec<u8>,
+    /// Pages written since they were last read for a transfer.
+    pub(super) dirty: Option<Arc<DirtyLog>>,
 }
 
 impl KvmExecutor {
@@ -66,7 +70,15 @@ impl KvmExecutor {
             halts: Vec::new(),
             given: false,
             console: Vec::new(),
+            dirty: None,
         }
+    }
+
+    /// The same with a view of the pages that are written, for transfers.
+    #[must_use]
+    pub fn watched(mut self, dirty: Arc<DirtyLog>) -> Self {
+        self.dirty = Some(dirty);
+        self
     }
 
     /// The machine, for inspection.
@@ -236,6 +248,18 @@ impl Executor for KvmExecutor {
 
     fn accepts(&self, input: &Input) -> bool {
         self.machine.accepts(input)
+    }
+
+    fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    fn settle(&mut self) -> Result<Vec<Produced>, KvmError> {
+        self.complete_access()
+    }
+
+    fn save(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
+        self.last_parts()
     }
 
     fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, KvmError> {

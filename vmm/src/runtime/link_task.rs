@@ -1,6 +1,9 @@
 //! Carries the logging channel's messages over TCP, in TLS where the pair has certificates: one connection
 //! at a time, numbered.
 //!
+//! A primary and a standby listen; a backup connects to its primary, and a side that runs the guest
+//! alone to those that stand by. Who says what afterwards is the session's business, not TCP's.
+//!
 //! A reader task and a writer task per connection; the node sees [`LinkEvent`]s and writes to a
 //! queue, so that a peer that stopped reading can never hold up the node and its clocks. The queue
 //! needs no bound of its own: the session's window stops the recorder long before. Events of a
@@ -13,6 +16,7 @@ use logging_channel::transport::TransportError;
 use logging_channel::transport::tcp::{FrameReader, FrameWriter};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tls::{Dial, Door, Stream};
 use tokio::io::{ReadHalf, WriteHalf};
@@ -58,10 +62,16 @@ pub(super) enum LinkEvent {
     },
 }
 
-/// Accepts backups, one connection after the other. While one is in use, whoever else connects is
+/// Numbers of connections: unique among all tasks of one life.
+pub(super) type Numbers = Arc<AtomicU64>;
+
+fn next_number(numbers: &Numbers) -> u64 {
+    numbers.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Accepts peers, one connection after the other. While one is in use, whoever else connects is
 /// turned away here: a port scan must not cost the pair its connection.
-pub(super) async fn listen(mut door: Door, events: Sender<LinkEvent>) {
-    let mut number = 0;
+pub(super) async fn listen(mut door: Door, events: Sender<LinkEvent>, numbers: Numbers) {
     let places = Arc::new(Semaphore::new(1));
     loop {
         let accepted = door.next().await;
@@ -70,8 +80,8 @@ pub(super) async fn listen(mut door: Door, events: Sender<LinkEvent>) {
             tracing::warn!(%peer, ?names, "turned away: the logging channel has its connection");
             continue;
         };
-        number += 1;
-        tracing::info!(%peer, ?names, "backup connected");
+        let number = next_number(&numbers);
+        tracing::info!(%peer, ?names, "peer connected");
         if open(accepted.stream, number, &events, Some(place))
             .await
             .is_none()
@@ -87,12 +97,12 @@ pub(super) async fn connect(
     dial: Dial,
     events: Sender<LinkEvent>,
     mut again: Receiver<()>,
+    numbers: Numbers,
 ) {
-    let mut number = 0;
     loop {
         match tokio::time::timeout(CONNECT_TIMEOUT, dial.connect(primary)).await {
             Ok(Ok(stream)) => {
-                number += 1;
+                let number = next_number(&numbers);
                 if open(stream, number, &events, None).await.is_none()
                     || again.recv().await.is_none()
                 {
@@ -106,6 +116,39 @@ pub(super) async fn connect(
             Err(_) => tracing::debug!(%primary, "primary not reached in time"),
         }
         tokio::time::sleep(CONNECT_PAUSE).await;
+    }
+}
+
+/// Connects to one of `standbys`, whichever answers first, as often as it is wanted.
+pub(super) async fn invite(
+    standbys: Vec<SocketAddr>,
+    dial: Dial,
+    events: Sender<LinkEvent>,
+    mut wanted: Receiver<()>,
+    numbers: Numbers,
+) {
+    // Begins with the next one each time: one that answers and is of no use must not be the only one.
+    let mut turns = standbys.iter().cycle();
+    while wanted.recv().await.is_some() {
+        loop {
+            tokio::time::sleep(CONNECT_PAUSE).await;
+            let Some(standby) = turns.next() else { return };
+            match tokio::time::timeout(CONNECT_TIMEOUT, dial.connect(*standby)).await {
+                Ok(Ok(stream)) => {
+                    tracing::info!(%standby, "invited to be the backup");
+                    let number = next_number(&numbers);
+                    if open(stream, number, &events, None).await.is_none() {
+                        return;
+                    }
+                    break;
+                }
+                Ok(Err(error)) => tracing::debug!(%standby, %error, "standby not reached"),
+                Err(_) => tracing::debug!(%standby, "standby not reached in time"),
+            }
+            if events.is_closed() {
+                return;
+            }
+        }
     }
 }
 

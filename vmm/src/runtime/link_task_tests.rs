@@ -60,7 +60,7 @@ async fn strangers_are_turned_away_while_a_connection_is_in_use() {
     let door = Door::plain(TcpListener::bind(("127.0.0.1", 0)).await.expect("binds"));
     let address = door.local_address().expect("bound");
     let (events, mut link) = channel(EVENTS_MAX);
-    let task = tokio::spawn(listen(door, events));
+    let task = tokio::spawn(listen(door, events, Numbers::default()));
     let dial = Dial::plain();
     let mut peer = connection(&dial, address).await;
     let Some(LinkEvent::Connected { number: 1, writer }) = link.recv().await else {
@@ -141,7 +141,7 @@ async fn in_tls_only_the_pairs_own_certificates_reach_the_node() {
     .expect("fits");
     let address = door.local_address().expect("bound");
     let (events, mut link) = channel(EVENTS_MAX);
-    let task = tokio::spawn(listen(door, events));
+    let task = tokio::spawn(listen(door, events, Numbers::default()));
 
     // Strangers before the backup: the one place stays free.
     let mut silent = Vec::new();
@@ -182,7 +182,7 @@ async fn an_oversized_frame_ends_the_connection_with_its_reason() {
     let door = Door::plain(TcpListener::bind(("127.0.0.1", 0)).await.expect("binds"));
     let address = door.local_address().expect("bound");
     let (events, mut link) = channel(EVENTS_MAX);
-    let task = tokio::spawn(listen(door, events));
+    let task = tokio::spawn(listen(door, events, Numbers::default()));
     let mut rude = TcpStream::connect(address).await.expect("listens");
     let Some(LinkEvent::Connected { writer, .. }) = link.recv().await else {
         panic!("welcome");

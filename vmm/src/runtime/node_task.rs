@@ -4,18 +4,22 @@
 //! vCPU (its own thread), the peer's connection (`link_task`), a claim (a task), disk (`log_thread`),
 //! the terminal (`backend::console`). The loop itself never waits for anything but the next event.
 
+use super::control_socket::Wish;
 use super::host_clock::HostClock;
 use super::link_task::LinkEvent;
 use super::log_thread::LogThread;
 use super::network::Network;
+use super::transfer::{Transfer, TransferEvent};
 use super::vcpu_thread::VcpuReport;
 use crate::backend::console::{Console, ConsoleEvent};
+use crate::kvm::dirty::DirtyLog;
 use crate::kvm::kick::Kicker;
 use crate::replication::engine::{Emitted, Offer};
 use crate::replication::executor::{Input, Produced};
 use crate::replication::node::{
     ArbiterReply, HaltReason, Node, NodeCommand, NodeEvent, NodeStatus, Note,
 };
+use crate::replication::role::Role;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::Message;
 use logging_channel::record::{ClockKind, EndReason, OutputDevice};
@@ -43,6 +47,9 @@ pub enum NodeEnd {
 /// Asks the arbiter; the answer comes back through the sender.
 pub(super) type Claimant = Box<dyn Fn(u64, u64, mpsc::Sender<ArbiterReply>) + Send>;
 
+/// Wishes of an operator, for one life of the process after the other.
+pub(super) type Wishes = Arc<tokio::sync::Mutex<mpsc::Receiver<Wish>>>;
+
 /// Starts the vCPU thread of a primary under a generation, on a clock.
 pub(super) type StartGuest = Box<dyn FnMut(u64, ClockKind) + Send>;
 
@@ -54,6 +61,8 @@ pub(super) struct Ports {
     pub(super) offers: std::sync::mpsc::Sender<Offer>,
     /// Gets the vCPU out of the guest, once it exists.
     pub(super) kicker: Arc<OnceLock<Kicker>>,
+    /// The pages that the guest writes, once it exists.
+    pub(super) dirty: Arc<OnceLock<Arc<DirtyLog>>>,
     /// From the vCPU thread.
     pub(super) vcpu: mpsc::Receiver<VcpuReport>,
     /// From the link.
@@ -74,8 +83,10 @@ pub(super) struct Ports {
     pub(super) start_guest: StartGuest,
     /// Where the status goes.
     pub(super) status: watch::Sender<Option<NodeStatus>>,
-    /// An operator's wish to stop.
-    pub(super) stop: mpsc::Receiver<()>,
+    /// Asks for a connection to whoever stands by, once this side runs the guest alone.
+    pub(super) invite: mpsc::Sender<()>,
+    /// What an operator wants; of all lives of this process.
+    pub(super) wishes: Wishes,
 }
 
 /// The loop's state.
@@ -85,10 +96,14 @@ pub(super) struct NodeTask {
     /// Number and queue of the connection in use.
     link: Option<(u64, mpsc::UnboundedSender<Message>)>,
     wake_at: Option<HostTime>,
+    /// Whether this side was the only one when it was last looked at.
+    alone: bool,
     /// Whether this side records, so that input has somewhere to go.
     recording: bool,
     answers: (mpsc::Sender<ArbiterReply>, mpsc::Receiver<ArbiterReply>),
     published_at: Option<HostTime>,
+    /// The state of the guest on its way to a new backup.
+    transfer: Option<Transfer>,
     end: Option<NodeEnd>,
 }
 
@@ -99,7 +114,8 @@ enum Wake {
     Answer(ArbiterReply),
     Frames(Vec<Vec<u8>>),
     Typed(ConsoleEvent),
-    Stop,
+    Transfer(TransferEvent),
+    Wish(Wish),
     Timer,
 }
 
@@ -113,9 +129,11 @@ impl NodeTask {
             ports,
             link: None,
             wake_at: None,
+            alone: false,
             recording: false,
             answers,
             published_at: None,
+            transfer: None,
             end: None,
         }
     }
@@ -137,6 +155,7 @@ impl NodeTask {
 
     async fn next(&mut self) -> Wake {
         let takes_emitted = self.node.accepts_emitted();
+        let takes_part = self.transfer.is_some() && self.node.wants_part();
         let timer = self
             .wake_at
             .map(|at| tokio::time::Instant::from_std(self.ports.clock.instant(at)));
@@ -147,11 +166,12 @@ impl NodeTask {
             Some(event) = self.ports.link.recv() => Wake::Link(event),
             () = sleep_until(timer), if timer.is_some() => Wake::Timer,
             Some(answer) = self.answers.1.recv() => Wake::Answer(answer),
-            Some(()) = self.ports.stop.recv() => Wake::Stop,
+            Some(wish) = next_wish(&self.ports.wishes) => Wake::Wish(wish),
             wake = async { tokio::select! {
                 report = self.ports.vcpu.recv(), if takes_emitted => Wake::Vcpu(report),
                 Some(typed) = self.ports.typed.recv() => Wake::Typed(typed),
                 frames = self.ports.network.receive(FRAMES_PER_TURN_MAX) => Wake::Frames(frames),
+                Some(event) = next_part(&mut self.transfer), if takes_part => Wake::Transfer(event),
             }} => wake,
         }
     }
@@ -163,11 +183,46 @@ impl NodeTask {
             Wake::Answer(reply) => self.handle(NodeEvent::Arbiter(reply)),
             Wake::Frames(frames) => self.frames_arrived(frames),
             Wake::Typed(ConsoleEvent::Input(bytes)) => self.typed(&bytes),
-            Wake::Typed(ConsoleEvent::Quit) | Wake::Stop => self.handle(NodeEvent::OperatorStop),
+            Wake::Transfer(event) => self.transfer_event(event),
+            Wake::Wish(Wish::Handover) => self.handle(NodeEvent::OperatorHandover),
+            Wake::Typed(ConsoleEvent::Quit) | Wake::Wish(Wish::Stop) => {
+                self.handle(NodeEvent::OperatorStop)
+            }
             Wake::Timer => {
                 self.wake_at = None;
                 self.handle(NodeEvent::Tick);
             }
+        }
+    }
+
+    fn transfer_event(&mut self, event: TransferEvent) {
+        let Some(transfer) = &self.transfer else {
+            return;
+        };
+        let attempt = transfer.attempt;
+        match event {
+            TransferEvent::Part(bytes) => self.handle(NodeEvent::TransferPart { attempt, bytes }),
+            TransferEvent::Throttle { pause_ns } => self.offer(Offer::Throttle { pause_ns }),
+            TransferEvent::Ready => self.handle(NodeEvent::TransferReady { attempt }),
+            TransferEvent::Failed(cause) => {
+                self.handle(NodeEvent::TransferFailed { attempt, cause });
+            }
+        }
+    }
+
+    fn begin_transfer(&mut self, attempt: u64) {
+        let Some(dirty) = self.ports.dirty.get() else {
+            return;
+        };
+        match Transfer::start(attempt, Arc::clone(dirty)) {
+            Ok(transfer) => self.transfer = Some(transfer),
+            Err(error) => tracing::error!(%error, "no thread for the transfer"),
+        }
+    }
+
+    fn end_transfer(&mut self) {
+        if self.transfer.take().is_some() {
+            self.offer(Offer::Throttle { pause_ns: 0 });
         }
     }
 
@@ -200,6 +255,10 @@ impl NodeTask {
     fn link_event(&mut self, event: LinkEvent) {
         let current = self.link.as_ref().map(|(number, _)| *number);
         match event {
+            LinkEvent::Connected { number, .. } if self.link.is_some() => {
+                // Its writer is dropped, which closes it: there is a connection already.
+                tracing::info!(number, "a second connection is closed");
+            }
             LinkEvent::Connected { number, writer } => {
                 self.link = Some((number, writer));
                 self.handle(NodeEvent::PeerConnected);
@@ -220,9 +279,15 @@ impl NodeTask {
         }
     }
 
+    /// The connection is gone: a side that needs one asks for another.
     fn reconnect(&mut self) {
-        // Only a backup has a connecting task, and it keeps one request at the most.
-        let _ = self.ports.reconnect.try_send(());
+        let wanted = match self.node.role() {
+            Role::Joining => &self.ports.reconnect,
+            Role::Solo => &self.ports.invite,
+            _ => return,
+        };
+        // The task that connects keeps one request at the most; not every side has one.
+        let _ = wanted.try_send(());
     }
 
     fn frames_arrived(&mut self, frames: Vec<Vec<u8>>) {
@@ -267,6 +332,11 @@ impl NodeTask {
         for command in self.node.handle(self.ports.clock.now(), event) {
             self.carry_out(command);
         }
+        let alone = self.node.role() == Role::Solo;
+        if alone && !self.alone {
+            self.reconnect();
+        }
+        self.alone = alone;
     }
 
     fn carry_out(&mut self, command: NodeCommand) {
@@ -288,6 +358,8 @@ impl NodeTask {
                 self.ports.network.announce();
                 (self.ports.start_guest)(generation, clock);
             }
+            NodeCommand::BeginTransfer { attempt } => self.begin_transfer(attempt),
+            NodeCommand::EndTransfer => self.end_transfer(),
             NodeCommand::Announce => {
                 self.recording = true;
                 self.ports.network.announce();
@@ -310,7 +382,7 @@ impl NodeTask {
         // Records are looked at when the engine comes to a stop by itself; anything else is urgent.
         let urgent = !matches!(
             offer,
-            Offer::Records(_) | Offer::Input(_) | Offer::Throttle { .. }
+            Offer::Records(_) | Offer::Input(_) | Offer::Throttle { .. } | Offer::Load(_)
         );
         self.offer(offer);
         if urgent {
@@ -349,6 +421,17 @@ impl NodeTask {
             log.close();
         }
         drop(self.ports.console);
+    }
+}
+
+async fn next_wish(wishes: &Wishes) -> Option<Wish> {
+    wishes.lock().await.recv().await
+}
+
+async fn next_part(transfer: &mut Option<Transfer>) -> Option<TransferEvent> {
+    match transfer {
+        Some(transfer) => transfer.events.recv().await,
+        None => None,
     }
 }
 

@@ -320,7 +320,13 @@ impl Replay {
                 }
                 Emitted::Ended(reason) => self.end = Some(reason),
                 Emitted::Diverged(divergence) => self.divergence = Some(divergence),
-                Emitted::Recorded { .. } | Emitted::Drained | Emitted::Live => {}
+                // What a recorder says, or a node wants to know.
+                Emitted::Recorded { .. }
+                | Emitted::Snapshot { .. }
+                | Emitted::Loaded { .. }
+                | Emitted::Rested
+                | Emitted::Drained
+                | Emitted::Live => {}
             }
         }
         Ok(())

@@ -4,25 +4,48 @@ use super::session::RuntimeError;
 use crate::config::Config;
 use arbiter::address::Address;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use tls::{Dial, Door, Identity, Purpose};
 use tokio::net::TcpListener;
 
 /// Where the primary listens; lets in whoever may be the backup.
 pub(super) async fn channel_door(config: &Config) -> Result<Door, RuntimeError> {
-    let address = config.channel()?.address;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| RuntimeError::Listen { address, source })?;
+    let listener = listen(config.channel()?.address).await?;
     let Some(tls) = config.protection.tls() else {
         return Ok(Door::plain(listener));
     };
     let identity = identity(&tls.files, &tls.primary, "primary")?;
-    Ok(Door::tls(
-        listener,
-        &identity,
-        &tls.backup,
-        Purpose::Channel,
-    )?)
+    let purpose = Purpose::Channel;
+    Ok(Door::tls(listener, &identity, &tls.backup, purpose)?)
+}
+
+/// Where a standby waits; lets in whoever may be the primary.
+pub(super) async fn standby_door(
+    config: &Config,
+    address: SocketAddr,
+) -> Result<Door, RuntimeError> {
+    let listener = listen(address).await?;
+    let Some(tls) = config.protection.tls() else {
+        return Ok(Door::plain(listener));
+    };
+    let identity = identity(&tls.files, &tls.backup, "backup")?;
+    let purpose = Purpose::Channel;
+    Ok(Door::tls(listener, &identity, &tls.primary, purpose)?)
+}
+
+/// How a side that runs the guest alone reaches those that stand by.
+pub(super) fn standby_dial(config: &Config) -> Result<Dial, RuntimeError> {
+    let Some(tls) = config.protection.tls() else {
+        return Ok(Dial::plain());
+    };
+    let identity = identity(&tls.files, &tls.primary, "primary")?;
+    Ok(Dial::tls(&identity, &tls.backup, Purpose::Channel)?)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RuntimeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RuntimeError::Listen { address, source })
 }
 
 /// How the backup connects, to whoever may be the primary.

@@ -1,14 +1,17 @@
 //! One run of one side, from a configuration to its end.
 
 use super::arbiter_claim::claimant;
+use super::control_socket::Wish;
 use super::fence::Fencer;
-use super::guest::{Blueprint, Guest, GuestError};
+use super::guest::{Blueprint, GuestError};
 use super::host_clock::HostClock;
 use super::link_task;
+use super::lives::Lives;
+use super::loader::Loader;
 use super::log_thread::LogThread;
 use super::network::Network;
 use super::node_task::{NodeEnd, NodeTask, Ports};
-use super::secure::{arbiter_dial, channel_dial, channel_door};
+use super::secure::{self, arbiter_dial};
 use super::vcpu_thread::{OUTBOX_BATCHES_MAX, VcpuEnd, VcpuReport, drive};
 use super::watchdog::{StretchMeter, Watchdog, WatchdogConfig};
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
@@ -19,22 +22,26 @@ use crate::confine::filter::{Thread, confine_process, confine_thread};
 use crate::confine::privileges::drop_capabilities;
 use crate::confine::{ConfineError, Confinement};
 use crate::kvm::KvmError;
+use crate::kvm::dirty::DirtyLog;
 use crate::kvm::kick::Kicker;
-use crate::replication::engine::{Engine, EngineConfig, EntropySource, Offer};
+use crate::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, Offer};
 use crate::replication::go_live::RetryConfig;
 use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
 use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
 use arbiter::register::{Holder, Invalid};
 use logging_channel::clock_agreement::ClockOffer;
-use logging_channel::record::{ClockKind, RecordBody, Start};
+use logging_channel::record::{ClockKind, LogIndex, Record, RecordBody};
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
 use logging_channel::segment::writer::SegmentWriter;
 use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use tls::TlsError;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 /// Bytes of output that may wait for acknowledgement before the guest is stopped.
 const GATE_BYTES_MAX: usize = 16 << 20;
@@ -107,7 +114,7 @@ pub enum RuntimeError {
 }
 
 /// What a command knows beside the configuration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RunOptions {
     /// This host's name at the arbiter; a number unique to the process is added.
     pub host: String,
@@ -119,61 +126,108 @@ pub struct RunOptions {
     pub status: watch::Sender<Option<NodeStatus>>,
     /// How strictly system calls are judged.
     pub confinement: Confinement,
-    /// A message here stops the run.
-    pub stop: mpsc::Receiver<()>,
+    /// What became of earlier lives of this process.
+    pub lives: watch::Sender<Lives>,
+    /// What an operator wants.
+    pub wishes: Arc<tokio::sync::Mutex<mpsc::Receiver<Wish>>>,
 }
 
-/// Runs the guest without replication.
-///
-/// # Errors
-/// When something the guest needs cannot be had.
-pub async fn run(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
-    let (_events, link) = mpsc::channel(1);
-    let claims = Box::new(|_, _, _| {});
-    start(config, options, Part::Alone, link, no_reconnect(), claims).await
+/// How a life of this process begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// Unreplicated.
+    Alone,
+    /// Claims the generation after this one, and starts the guest when a backup is there.
+    Primary {
+        /// 0 for a virtual machine that was never started.
+        after_generation: u64,
+    },
+    /// Follows the primary at the channel's address.
+    Backup,
+    /// Waits here for whoever runs the guest alone.
+    Standby {
+        /// Where it listens.
+        address: SocketAddr,
+    },
 }
 
-/// Runs the guest as the primary. `after_generation` is 0 for a VM that was never started.
-///
-/// # Errors
-/// When something the guest needs cannot be had.
-pub async fn primary(
-    config: &Config,
-    options: RunOptions,
-    after_generation: u64,
-) -> Result<NodeEnd, RuntimeError> {
-    let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
-    tokio::spawn(link_task::listen(channel_door(config).await?, events));
-    let part = Part::Primary { after_generation };
-    let claims = claims(config, &options, after_generation).await?;
-    start(config, options, part, link, no_reconnect(), claims).await
+impl Beginning {
+    const fn part(self) -> Part {
+        match self {
+            Self::Alone => Part::Alone,
+            Self::Primary { after_generation } => Part::Primary { after_generation },
+            Self::Backup | Self::Standby { .. } => Part::Backup,
+        }
+    }
 }
 
-/// Follows a primary, and takes over when it is lost.
-///
-/// # Errors
-/// When something the guest needs cannot be had.
-pub async fn backup(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
-    let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
-    let (reconnect, again) = mpsc::channel(1);
-    let (primary, dial) = (config.channel()?.address, channel_dial(config)?);
-    tokio::spawn(link_task::connect(primary, dial, events, again));
-    let claims = claims(config, &options, 0).await?;
-    start(config, options, Part::Backup, link, reconnect, claims).await
+impl Beginning {
+    /// The generation that a primary's first claim follows; 0 for everybody else.
+    const fn after_generation(self) -> u64 {
+        match self {
+            Self::Primary { after_generation } => after_generation,
+            _ => 0,
+        }
+    }
 }
 
-fn no_reconnect() -> mpsc::Sender<()> {
-    mpsc::channel(1).0
+/// The tasks that make connections, ended when the life is over.
+struct Connecting {
+    link: mpsc::Receiver<link_task::LinkEvent>,
+    reconnect: mpsc::Sender<()>,
+    invite: mpsc::Sender<()>,
+    tasks: JoinSet<()>,
 }
 
-/// The holder's name: the host's, made unique to this process.
-fn holder(options: &RunOptions) -> Result<Holder, Invalid> {
-    Holder::new(format!("{}.{}", options.host, std::process::id()))
+impl Connecting {
+    async fn start(config: &Config, beginning: Beginning) -> Result<Self, RuntimeError> {
+        let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
+        let (reconnect, again) = mpsc::channel(1);
+        let (invite, wanted) = mpsc::channel(1);
+        let numbers = link_task::Numbers::default();
+        let mut tasks = JoinSet::new();
+        let door = match beginning {
+            Beginning::Alone => None,
+            Beginning::Primary { .. } => Some(secure::channel_door(config).await?),
+            Beginning::Standby { address } => Some(secure::standby_door(config, address).await?),
+            Beginning::Backup => {
+                let (primary, dial) = (config.channel()?.address, secure::channel_dial(config)?);
+                let (events, numbers) = (events.clone(), numbers.clone());
+                tasks.spawn(link_task::connect(primary, dial, events, again, numbers));
+                None
+            }
+        };
+        if let Some(door) = door {
+            tasks.spawn(link_task::listen(door, events.clone(), numbers.clone()));
+        }
+        let standbys = config.channel.as_ref().map(|c| c.standbys.clone());
+        if let Some(standbys) = standbys.filter(|s| !s.is_empty() && beginning != Beginning::Alone)
+        {
+            let dial = secure::standby_dial(config)?;
+            tasks.spawn(link_task::invite(standbys, dial, events, wanted, numbers));
+        }
+        Ok(Self {
+            link,
+            reconnect,
+            invite,
+            tasks,
+        })
+    }
+}
+
+/// The holder's name: the host's, made unique to this life of this process.
+fn holder(options: &RunOptions, life: u32) -> Result<Holder, Invalid> {
+    let process = std::process::id();
+    Holder::new(match life {
+        0 => format!("{}.{process}", options.host),
+        _ => format!("{}.{process}.{life}", options.host),
+    })
 }
 
 async fn claims(
     config: &Config,
     options: &RunOptions,
+    holder: Holder,
     start_after: u64,
 ) -> Result<super::node_task::Claimant, RuntimeError> {
     // The node repeats; a claim of one try answers soon either way.
@@ -185,7 +239,7 @@ async fn claims(
     if !client.warm().await {
         tracing::warn!(arbiter = client.url(), "arbiter not reached yet");
     }
-    let (vm, holder) = (config.vm.name.clone(), holder(options)?);
+    let vm = config.vm.name.clone();
     let fencer = config
         .fence
         .as_ref()
@@ -194,28 +248,44 @@ async fn claims(
     Ok(claimant(client, vm, holder, fencer, start_after))
 }
 
-/// Wires everything around a node and runs it to its end.
-async fn start(
+/// Wires everything around a node and runs it to its end. `life` counts the lives of this process, `nice`
+/// is what its priority was at first: after the first life the right to raise it again is gone.
+pub(super) async fn live(
     config: &Config,
-    options: RunOptions,
-    part: Part,
-    link: mpsc::Receiver<link_task::LinkEvent>,
-    reconnect: mpsc::Sender<()>,
-    claimant: super::node_task::Claimant,
+    options: &RunOptions,
+    life: u32,
+    beginning: Beginning,
+    nice: i32,
 ) -> Result<NodeEnd, RuntimeError> {
+    let part = beginning.part();
+    let holder = holder(options, life)?;
+    let mut connecting = Connecting::start(config, beginning).await?;
+    let claimant: super::node_task::Claimant = match beginning {
+        Beginning::Alone => Box::new(|_, _, _| {}),
+        _ => {
+            claims(
+                config,
+                options,
+                holder.clone(),
+                beginning.after_generation(),
+            )
+            .await?
+        }
+    };
     let clock = HostClock::start();
-    let nice = rustix::process::getpriority_process(None).unwrap_or_default();
     let blueprint = Arc::new(Blueprint::read(config, options.landing)?);
-    let node = Node::new(node_config(config, &options, part, &blueprint)?);
+    let node = Node::new(node_config(config, options, &holder, part, &blueprint));
     let (typed_sender, typed) = mpsc::unbounded_channel();
     let (offers, offered) = std::sync::mpsc::channel();
     let (reports, vcpu) = mpsc::channel(OUTBOX_BATCHES_MAX);
     let kicker = Arc::new(OnceLock::new());
+    let dirty = Arc::new(OnceLock::new());
     let vcpu_start = VcpuStart {
         blueprint: Arc::clone(&blueprint),
         offers: offered,
         reports,
         kicker: Arc::clone(&kicker),
+        dirty: Arc::clone(&dirty),
         clock,
         engine: engine_config(config),
         confinement: options.confinement,
@@ -231,13 +301,15 @@ async fn start(
         clock,
         offers,
         kicker,
+        dirty,
         vcpu,
-        link,
-        reconnect,
+        link: connecting.link,
+        reconnect: connecting.reconnect,
+        invite: connecting.invite,
         network: network(config)?,
         console: console(config, typed_sender)?,
         typed,
-        log: log(config, clock, confinement)?,
+        log: log(config, beginning, clock, confinement)?,
         claimant,
         start_guest: Box::new(move |generation, clock| {
             if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
@@ -245,14 +317,16 @@ async fn start(
             }
             give_up_capabilities();
         }),
-        status: options.status,
-        stop: options.stop,
+        status: options.status.clone(),
+        wishes: Arc::clone(&options.wishes),
     };
     set_nice(nice - NODE_ADVANTAGE);
     if part == Part::Backup {
         give_up_capabilities();
     }
-    Ok(NodeTask::new(node, ports).run().await)
+    let end = NodeTask::new(node, ports).run().await;
+    connecting.tasks.shutdown().await;
+    Ok(end)
 }
 
 /// How much nicer everybody else is to the node's thread, in nice values.
@@ -278,13 +352,14 @@ fn give_up_capabilities() {
 fn node_config(
     config: &Config,
     options: &RunOptions,
+    holder: &Holder,
     part: Part,
     blueprint: &Blueprint,
-) -> Result<NodeConfig, RuntimeError> {
+) -> NodeConfig {
     let channel = config.channel.clone();
-    Ok(NodeConfig {
+    NodeConfig {
         part,
-        holder: holder(options)?.as_str().to_owned(),
+        holder: holder.as_str().to_owned(),
         identity: blueprint.identity().clone(),
         clocks: options.clocks.clone(),
         detector: channel
@@ -293,7 +368,7 @@ fn node_config(
         flow: channel.as_ref().map_or_else(Default::default, |c| c.flow),
         retry: RetryConfig::default(),
         gate_bytes_max: GATE_BYTES_MAX,
-    })
+    }
 }
 
 fn engine_config(config: &Config) -> EngineConfig {
@@ -344,9 +419,11 @@ fn console(
     })
 }
 
-/// A fresh log: a run begins at record 0, whatever an earlier run left is kept out of its way.
+/// A fresh log: a run begins at its own record, whatever an earlier run left is kept out of its way. A
+/// standby, which may live again and again, has a directory for each life.
 fn log(
     config: &Config,
+    beginning: Beginning,
     clock: HostClock,
     confinement: Confinement,
 ) -> Result<Option<LogThread>, RuntimeError> {
@@ -354,9 +431,13 @@ fn log(
         return Ok(None);
     };
     let vm = config.vm.name.as_str();
-    let (writer, recovered) = SegmentWriter::open(&log.dir, vm, log.options, TailPolicy::Refuse)?;
+    let dir = match beginning {
+        Beginning::Standby { .. } => fresh_directory(&log.dir),
+        _ => log.dir.clone(),
+    };
+    let (writer, recovered) = SegmentWriter::open(&dir, vm, log.options, TailPolicy::Refuse)?;
     if recovered.next().is_some_and(|next| next.0 > 0) {
-        return Err(RuntimeError::LogNotEmpty(log.dir.display().to_string()));
+        return Err(RuntimeError::LogNotEmpty(dir.display().to_string()));
     }
     let thread =
         LogThread::start(writer, clock, confinement).map_err(|source| RuntimeError::Io {
@@ -366,12 +447,20 @@ fn log(
     Ok(Some(thread))
 }
 
+/// The first of `dir/standby-1`, `dir/standby-2`, ... that is not there yet.
+fn fresh_directory(dir: &Path) -> PathBuf {
+    let numbered = (1_u64..).map(|n| dir.join(format!("standby-{n}")));
+    let mut free = numbered.skip_while(|path| path.exists());
+    free.next().unwrap_or_else(|| dir.to_owned())
+}
+
 /// What the vCPU thread begins with.
 struct VcpuStart {
     blueprint: Arc<Blueprint>,
     offers: Receiver<Offer>,
     reports: mpsc::Sender<VcpuReport>,
     kicker: Arc<OnceLock<Kicker>>,
+    dirty: Arc<OnceLock<Arc<DirtyLog>>>,
     clock: HostClock,
     engine: EngineConfig,
     confinement: Confinement,
@@ -411,52 +500,68 @@ impl VcpuStart {
         let start = self.blueprint.start(generation, clock)?;
         let guest = self.blueprint.build(&start)?;
         let now = self.clock.now();
-        let Guest {
-            executor,
-            kicker,
-            vm: _vm,
-        } = guest;
-        let engine = Engine::recording(executor, start, self.engine, entropy()?, now)?;
-        self.drive(engine, kicker, clock)
+        let engine = Engine::recording(guest.executor, start, self.engine, entropy()?, now)?;
+        self.drive(engine, guest.kicker, guest.dirty, clock)
     }
 
     fn replay(&self) -> Result<(), RuntimeError> {
-        let Some((start, first)) = self.first_records() else {
-            return Ok(());
-        };
-        let Guest {
-            executor,
-            kicker,
-            vm: _vm,
-        } = self.blueprint.build(&start)?;
-        let mut engine = Engine::replaying(executor, self.engine, entropy()?)?;
-        for offer in first {
-            engine.offer(self.clock.now(), offer);
-        }
-        self.drive(engine, kicker, start.clock)
-    }
-
-    /// Waits for the log's first records; `None` when the node ended before they came.
-    fn first_records(&self) -> Option<(Box<Start>, Vec<Offer>)> {
+        let mut loader = Loader::new(&self.blueprint);
         loop {
-            match self.offers.recv().ok()? {
-                Offer::Records(records) => {
-                    let start = records.first().and_then(|record| match &record.body {
-                        RecordBody::Start(start) => Some(start.clone()),
-                        _ => None,
-                    });
-                    return Some((start?, vec![Offer::Records(records)]));
+            // The node is gone: nobody needs this copy.
+            let Ok(offer) = self.offers.recv() else {
+                return Ok(());
+            };
+            match offer {
+                Offer::Records(records) => return self.replay_from_start(records),
+                Offer::Load(part) => {
+                    let loaded = loader.load(&part)?;
+                    if !self.report(loaded) {
+                        return Ok(());
+                    }
                 }
-                Offer::Halt => return None,
+                Offer::Unload => loader.unload(),
+                Offer::Begin { next, clock } => {
+                    return self.replay_from_state(loader, next, clock);
+                }
+                Offer::Halt => return Ok(()),
                 _ => {}
             }
         }
+    }
+
+    fn report(&self, emitted: Emitted) -> bool {
+        let report = VcpuReport::Emitted(vec![emitted]);
+        self.reports.blocking_send(report).is_ok()
+    }
+
+    fn replay_from_start(&self, records: Vec<Record>) -> Result<(), RuntimeError> {
+        let Some(RecordBody::Start(start)) = records.first().map(|record| &record.body) else {
+            return Err(RuntimeError::NoStart(
+                records.first().map_or(0, |record| record.index.0),
+            ));
+        };
+        let (guest, clock) = (self.blueprint.build(start)?, start.clock);
+        let mut engine = Engine::replaying(guest.executor, self.engine, entropy()?)?;
+        engine.offer(self.clock.now(), Offer::Records(records));
+        self.drive(engine, guest.kicker, guest.dirty, clock)
+    }
+
+    fn replay_from_state(
+        &self,
+        loader: Loader<'_>,
+        next: LogIndex,
+        clock: ClockKind,
+    ) -> Result<(), RuntimeError> {
+        let guest = loader.finish(clock)?;
+        let engine = Engine::replaying_from(next, clock, guest.executor, self.engine, entropy()?)?;
+        self.drive(engine, guest.kicker, guest.dirty, clock)
     }
 
     fn drive(
         &self,
         mut engine: Engine<super::kvm_executor::KvmExecutor>,
         kicker: Kicker,
+        dirty: Arc<DirtyLog>,
         clock: ClockKind,
     ) -> Result<(), RuntimeError> {
         let meter = Arc::new(StretchMeter::default());
@@ -475,6 +580,7 @@ impl VcpuStart {
         confine_thread(self.confinement, Thread::Vcpu)?;
         // Set once: the thread is started once.
         let _ = self.kicker.set(kicker);
+        let _ = self.dirty.set(dirty);
         match drive(&mut engine, &self.offers, &self.reports, self.clock, &meter) {
             VcpuEnd::Failed(error) => Err(error.into()),
             VcpuEnd::Stopped | VcpuEnd::NodeGone => Ok(()),

@@ -33,9 +33,14 @@ const ROOMS: &[Room] = &[
     room("vmm", "clock", &[]),
     room("vmm", "machine", &["devices"]),
     room("vmm", "replication", &["machine::input"]),
-    room("vmm", "boot", &["machine::cpu_state", "machine::layout"]),
+    room(
+        "vmm",
+        "boot",
+        &["machine::cpu_state", "machine::layout", "machine::ram"],
+    ),
     room("vmm", "kvm", &["clock", "machine"]),
     room("vmm", "doctor", &["clock", "kvm", "machine"]),
+    room("vmm", "snapshot", &["machine"]),
     room("vmm", "backend", &["confine::privileges"]),
     room("vmm", "confine", &[]),
     room(
@@ -51,6 +56,7 @@ const ROOMS: &[Room] = &[
             "kvm",
             "machine",
             "replication",
+            "snapshot",
         ],
     ),
 ];

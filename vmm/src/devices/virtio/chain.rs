@@ -8,10 +8,11 @@
 #![forbid(unsafe_code)]
 
 use super::ring::RingFault;
+use crate::devices::ram::GuestRam;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 const WRITE: u16 = VRING_DESC_F_WRITE as u16;
@@ -41,12 +42,7 @@ impl Chain {
     /// # Errors
     /// [`RingFault::Chain`] when the driver broke a rule, [`RingFault::Queue`] when the table
     /// itself cannot be read.
-    pub fn walk(
-        memory: &GuestMemoryMmap,
-        table: u64,
-        size: u16,
-        head: u16,
-    ) -> Result<Self, RingFault> {
+    pub fn walk(memory: &GuestRam, table: u64, size: u16, head: u16) -> Result<Self, RingFault> {
         let mut chain = Self {
             head,
             readable: Vec::new(),
@@ -64,7 +60,7 @@ impl Chain {
         Err(RingFault::Chain)
     }
 
-    fn add(&mut self, memory: &GuestMemoryMmap, descriptor: &Descriptor) -> Result<(), RingFault> {
+    fn add(&mut self, memory: &GuestRam, descriptor: &Descriptor) -> Result<(), RingFault> {
         let write = descriptor.flags() & WRITE != 0;
         let misordered = !write && !self.writable.is_empty();
         if descriptor.flags() & !(NEXT | WRITE) != 0 || misordered {
@@ -109,7 +105,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`RingFault::Chain`] when there are more than `limit_bytes`.
-    pub fn read(&self, memory: &GuestMemoryMmap, limit_bytes: usize) -> Result<Vec<u8>, RingFault> {
+    pub fn read(&self, memory: &GuestRam, limit_bytes: usize) -> Result<Vec<u8>, RingFault> {
         let total = usize::try_from(self.readable_bytes()).map_err(|_| RingFault::Chain)?;
         if total > limit_bytes {
             return Err(RingFault::Chain);
@@ -130,7 +126,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`RingFault::Chain`] when guest memory refuses.
-    pub fn write(&self, memory: &GuestMemoryMmap, bytes: &[u8]) -> Result<u32, RingFault> {
+    pub fn write(&self, memory: &GuestRam, bytes: &[u8]) -> Result<u32, RingFault> {
         let mut rest = bytes;
         let mut written = 0;
         for span in &self.writable {
@@ -147,7 +143,7 @@ impl Chain {
 }
 
 fn read_descriptor(
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     table: u64,
     size: u16,
     index: u16,

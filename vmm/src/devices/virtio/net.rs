@@ -12,11 +12,11 @@ use super::mmio::VirtioMmio;
 use super::ring::RingFault;
 use super::transport::Transport;
 use super::{Function, chain::Chain};
+use crate::devices::ram::GuestRam;
 use crate::devices::{DeviceContext, Effect, RestoreError, count};
 use logging_channel::record::limits::PACKET_BYTES_MAX;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
-use vm_memory::GuestMemoryMmap;
 
 /// Queue the driver puts empty buffers on.
 pub const RECEIVE_QUEUE: usize = 0;
@@ -146,7 +146,7 @@ impl VirtioMmio<Net> {
     /// otherwise, also when [`VirtioMmio::receive`] will drop the frame because nobody drives the
     /// device, as a network card would: what waits behind the frame must not wait for ever.
     #[must_use]
-    pub fn can_receive(&self, memory: &GuestMemoryMmap) -> bool {
+    pub fn can_receive(&self, memory: &GuestRam) -> bool {
         let ring = self.transport.ring(RECEIVE_QUEUE);
         let driven = self.transport.is_live() && ring.is_ready();
         !driven || !matches!(ring.front(memory), Ok(None))

@@ -8,11 +8,12 @@
 
 use super::chain::Chain;
 use crate::devices::RestoreError;
+use crate::devices::ram::GuestRam;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// How the driver broke a queue. Either way the device needs a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingFault::Queue`] when size, alignment or addresses cannot be: the queue stays not ready.
-    pub fn enable(&mut self, memory: &GuestMemoryMmap) -> Result<(), RingFault> {
+    pub fn enable(&mut self, memory: &GuestRam) -> Result<(), RingFault> {
         let queue = self.build(&self.registers).ok_or(RingFault::Queue)?;
         if !queue.is_valid(memory) {
             return Err(RingFault::Queue);
@@ -126,7 +127,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the driver broke.
-    pub fn front(&self, memory: &GuestMemoryMmap) -> Result<Option<Chain>, RingFault> {
+    pub fn front(&self, memory: &GuestRam) -> Result<Option<Chain>, RingFault> {
         let Some(queue) = &self.queue else {
             return Ok(None);
         };
@@ -153,7 +154,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the driver broke.
-    pub fn pop(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Chain>, RingFault> {
+    pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, RingFault> {
         let chain = self.front(memory)?;
         if chain.is_some()
             && let Some(queue) = &mut self.queue
@@ -167,7 +168,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the driver broke since.
-    pub fn walk_again(&self, head: u16, memory: &GuestMemoryMmap) -> Result<Chain, RingFault> {
+    pub fn walk_again(&self, head: u16, memory: &GuestRam) -> Result<Chain, RingFault> {
         let queue = self.queue.as_ref().ok_or(RingFault::Queue)?;
         Chain::walk(memory, queue.desc_table(), queue.size(), head)
     }
@@ -180,7 +181,7 @@ impl Ring {
         &mut self,
         head: u16,
         written: u32,
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
     ) -> Result<(), RingFault> {
         let queue = self.queue.as_mut().ok_or(RingFault::Queue)?;
         queue
@@ -192,7 +193,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingFault::Queue`] when the available ring cannot be read.
-    pub fn wants_interrupt(&self, memory: &GuestMemoryMmap) -> Result<bool, RingFault> {
+    pub fn wants_interrupt(&self, memory: &GuestRam) -> Result<bool, RingFault> {
         let queue = self.queue.as_ref().ok_or(RingFault::Queue)?;
         let flags: u16 = memory
             .read_obj(GuestAddress(queue.avail_ring()))

@@ -8,8 +8,8 @@ use crate::replication::executor::Produced;
 use crate::replication::role::Role;
 use logging_channel::failure_detector::FailureDetector;
 use logging_channel::host_time::HostTime;
-use logging_channel::message::{Goodbye, Message};
-use logging_channel::record::LogIndex;
+use logging_channel::message::{Begins, Goodbye, Message};
+use logging_channel::record::{ClockKind, LogIndex};
 use logging_channel::session::backup::{BackupCommand, BackupConfig, BackupEvent, BackupSession};
 
 impl Node {
@@ -53,6 +53,22 @@ impl Node {
         self.backup_session(now, BackupEvent::Replayed { next, exits });
         for (index, output) in outputs {
             self.produced(index, output);
+        }
+    }
+
+    /// The guest being built took in some of its state.
+    pub(super) fn loaded(&mut self, now: HostTime, unloads: u64, bytes: u64) {
+        if unloads == self.unloads {
+            self.backup_session(now, BackupEvent::Loaded { bytes });
+        }
+    }
+
+    /// The connection was lost before the state was complete: it means nothing.
+    pub(super) fn unload(&mut self) {
+        let loading = matches!(&self.session, Session::Backup(session) if session.is_loading());
+        if loading {
+            self.unloads += 1;
+            self.push(NodeCommand::Engine(Offer::Unload));
         }
     }
 
@@ -142,7 +158,9 @@ impl Node {
             match command {
                 BackupCommand::Send(message) => self.push(NodeCommand::Send(message)),
                 BackupCommand::Accepted(welcome, clock) => {
-                    self.role.become_(Role::Following);
+                    if welcome.begins == Begins::WithStart {
+                        self.role.become_(Role::Following);
+                    }
                     self.generation = welcome.generation;
                     self.peer = Some(welcome.holder.clone());
                     self.clock = Some(clock.clone());
@@ -151,6 +169,14 @@ impl Node {
                         generation: welcome.generation,
                         clock,
                     }));
+                }
+                BackupCommand::Load(bytes) => self.push(NodeCommand::Engine(Offer::Load(bytes))),
+                BackupCommand::Complete(next) => {
+                    self.role.become_(Role::Following);
+                    self.gate.begin_at(next);
+                    // Agreed on with the Welcome.
+                    let clock = self.clock().unwrap_or(ClockKind::Exits);
+                    self.push(NodeCommand::Engine(Offer::Begin { next, clock }));
                 }
                 BackupCommand::RefusedByPeer(refused) => {
                     let (item, ours, theirs) = (refused.item, refused.ours, refused.theirs);

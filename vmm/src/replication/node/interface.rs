@@ -92,6 +92,27 @@ pub enum NodeEvent {
     EngineFailed(String),
     /// Stop here. A backup, if there is one, goes live.
     OperatorStop,
+    /// Hand the guest over to the backup, which goes live without a loss or a wait.
+    OperatorHandover,
+    /// A piece of the guest's state, read while the guest runs; see [`Node::wants_part`].
+    TransferPart {
+        /// From [`NodeCommand::BeginTransfer`].
+        attempt: u64,
+        /// The piece.
+        bytes: Vec<u8>,
+    },
+    /// So little is left of the state that the guest may be stopped for it.
+    TransferReady {
+        /// From [`NodeCommand::BeginTransfer`].
+        attempt: u64,
+    },
+    /// The state cannot be read.
+    TransferFailed {
+        /// From [`NodeCommand::BeginTransfer`].
+        attempt: u64,
+        /// Why.
+        cause: String,
+    },
 }
 
 /// What a node wants done, in order.
@@ -122,6 +143,14 @@ pub enum NodeCommand {
         /// The clock that names its points.
         clock: ClockKind,
     },
+    /// Read the guest's state for a new backup, while the guest runs: events come back as
+    /// [`NodeEvent::TransferPart`] and [`NodeEvent::TransferReady`].
+    BeginTransfer {
+        /// Counts attempts; events of an earlier one mean nothing.
+        attempt: u64,
+    },
+    /// The attempt is over, one way or the other.
+    EndTransfer,
     /// Attach the devices here and tell the network where the guest is now.
     Announce,
     /// This copy never runs again. The process may answer status requests and exit.
@@ -187,6 +216,9 @@ pub enum HaltReason {
     /// An operator's decision.
     #[error("stopped by the operator")]
     Stopped,
+    /// An operator's decision: the backup goes live with everything this side had.
+    #[error("handed over to the backup")]
+    HandedOver,
 }
 
 /// Something worth a line in the log or a counter.
@@ -220,6 +252,22 @@ pub enum Note {
         /// What the pair runs on.
         clock: ClockAgreement,
     },
+    /// A new backup was welcomed; the guest's state is on its way to it.
+    TransferBegins {
+        /// Its name.
+        holder: String,
+    },
+    /// The new backup was sent everything and protects the guest.
+    TransferDone {
+        /// First index that is not part of the state.
+        next: LogIndex,
+        /// Bytes sent.
+        bytes: u64,
+    },
+    /// The guest goes on without the new backup.
+    TransferFailed(String),
+    /// The guest rests and is handed over.
+    HandingOver,
     /// A primary welcomed us.
     Following {
         /// Its name.

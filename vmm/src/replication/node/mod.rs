@@ -22,6 +22,7 @@ mod primary;
 mod status;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use interface::{
     ArbiterReply, HaltReason, LinkEnd, NodeCommand, NodeConfig, NodeEvent, Note, Part,
@@ -36,7 +37,7 @@ use super::role::Role;
 use logging_channel::clock_agreement::ClockAgreement;
 use logging_channel::failure_detector::FailureDetector;
 use logging_channel::host_time::HostTime;
-use logging_channel::message::{Goodbye, Message};
+use logging_channel::message::{Begins, Goodbye, Message};
 use logging_channel::record::{ClockKind, EndReason, LogIndex, Record};
 use logging_channel::session::backup::BackupSession;
 use logging_channel::session::primary::PrimarySession;
@@ -47,6 +48,16 @@ enum Session {
     None,
     Primary(Box<PrimarySession>),
     Backup(Box<BackupSession>),
+}
+
+/// How far a planned handover is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Handover {
+    No,
+    /// The guest was told to rest.
+    Asked,
+    /// It rests: when the backup has everything, it may have the guest.
+    Rested,
 }
 
 /// One side of a replicated virtual machine. Equal hashes mean equal behaviour from here on.
@@ -70,6 +81,14 @@ pub struct Node {
     ended: Option<EndReason>,
     /// A primary that slept lets nothing out before this time.
     withhold_until: Option<HostTime>,
+    /// Transfers begun so far: the number of the last one.
+    attempt: u64,
+    /// The transfer of which only the rest is to be sent.
+    ready: Option<u64>,
+    /// States begun and not finished on this side.
+    unloads: u64,
+    /// The guest is to rest, or rests, so that it can be handed over.
+    handover: Handover,
     /// Bytes released since the backup was last told at once.
     untold_bytes: usize,
     counters: status::Counters,
@@ -100,6 +119,10 @@ impl Node {
             orderly: false,
             ended: None,
             withhold_until: None,
+            attempt: 0,
+            ready: None,
+            unloads: 0,
+            handover: Handover::No,
             untold_bytes: 0,
             counters: status::Counters::default(),
             halted: None,
@@ -138,6 +161,13 @@ impl Node {
         }
     }
 
+    /// Whether another [`NodeEvent::TransferPart`] may come: the window to the new backup has room.
+    #[must_use]
+    pub fn wants_part(&self) -> bool {
+        matches!(&self.session, Session::Primary(session) if session.wants_part())
+            && self.detector.is_some()
+    }
+
     /// What this side is.
     #[must_use]
     pub const fn role(&self) -> Role {
@@ -169,6 +199,10 @@ impl Node {
                 self.leave(now, Goodbye::Stopped, HaltReason::HostFailed(cause));
             }
             NodeEvent::OperatorStop => self.leave(now, Goodbye::Stopped, HaltReason::Stopped),
+            NodeEvent::OperatorHandover => self.ask_for_handover(),
+            NodeEvent::TransferPart { attempt, bytes } => self.transfer_part(now, attempt, bytes),
+            NodeEvent::TransferReady { attempt } => self.transfer_ready(attempt),
+            NodeEvent::TransferFailed { attempt, cause } => self.transfer_failed(attempt, cause),
         }
     }
 
@@ -218,9 +252,11 @@ impl Node {
             self.link_lost(LinkEnd::Lost);
         }
         match self.role {
-            Role::Awaiting => self.open_primary_session(now),
+            Role::Awaiting => self.open_primary_session(now, Begins::WithStart),
             Role::Joining => self.open_backup_session(now),
-            Role::Solo => self.turn_away(),
+            Role::Solo if self.ended.is_none() => {
+                self.open_primary_session(now, Begins::WithTransfer)
+            }
             role => {
                 let reason = LinkEnd::NotWanted(role.title());
                 self.push(NodeCommand::CloseLink { reason });
@@ -269,6 +305,16 @@ impl Node {
                 } => {
                     self.replayed(now, next, exits, outputs);
                 }
+                Emitted::Snapshot {
+                    attempt,
+                    next,
+                    parts,
+                } => {
+                    self.recorded(now, std::mem::take(&mut records));
+                    self.complete_transfer(now, attempt, next, parts);
+                }
+                Emitted::Loaded { unloads, bytes } => self.loaded(now, unloads, bytes),
+                Emitted::Rested => self.rested(),
                 Emitted::Drained => self.drained(),
                 Emitted::Live => self.push(NodeCommand::Note(Note::Recording)),
                 Emitted::Diverged(divergence) => {
@@ -279,9 +325,7 @@ impl Node {
                 Emitted::Ended(reason) => self.ended = Some(reason),
             }
         }
-        if !records.is_empty() {
-            self.recorded(now, records);
-        }
+        self.recorded(now, records);
     }
 
     fn produced(&mut self, index: LogIndex, output: Produced) {
@@ -297,7 +341,9 @@ impl Node {
             Role::Protected => self.check_protected(now),
             Role::Finishing => self.check_finishing(now),
             Role::Solo => {
+                self.check_transfer();
                 if let Some(reason) = self.ended {
+                    self.end_transfer(now);
                     self.finish(reason);
                 }
             }
@@ -350,6 +396,8 @@ impl Node {
         match self.role {
             Role::Protected => self.contest(),
             Role::Following => self.finish_log(),
+            Role::Solo => self.transfer_lost(),
+            Role::Joining => self.unload(),
             _ => {}
         }
     }

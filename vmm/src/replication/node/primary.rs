@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::{LinkEnd, Node, NodeCommand, Note, Session};
+use super::{HaltReason, Handover, LinkEnd, Node, NodeCommand, Note, Session};
 use crate::replication::engine::Offer;
 use crate::replication::role::Role;
 use logging_channel::clock_agreement::{ClockAgreement, ClockOffer};
 use logging_channel::failure_detector::FailureDetector;
 use logging_channel::host_time::HostTime;
-use logging_channel::message::{Goodbye, Message, Refused};
+use logging_channel::message::{Begins, Goodbye, Message};
 use logging_channel::record::{LogIndex, Record};
 use logging_channel::session::primary::{
     PrimaryCommand, PrimaryConfig, PrimaryEvent, PrimarySession,
@@ -18,7 +18,7 @@ use logging_channel::session::primary::{
 const UNTOLD_BYTES_MAX: usize = 256 << 10;
 
 impl Node {
-    pub(super) fn open_primary_session(&mut self, now: HostTime) {
+    pub(super) fn open_primary_session(&mut self, now: HostTime, begins: Begins) {
         let config = PrimaryConfig {
             holder: self.config.holder.clone(),
             identity: self.config.identity.clone(),
@@ -28,23 +28,12 @@ impl Node {
                 None => self.config.clocks.clone(),
             },
             generation: self.generation,
+            begins,
             heartbeat_interval_ns: self.config.detector.heartbeat_interval_ns,
             flow: self.config.flow,
         };
         self.session = Session::Primary(Box::new(PrimarySession::new(config, now)));
         self.detector = Some(FailureDetector::starting(self.config.detector, now));
-    }
-
-    /// A backup knocks at a guest that runs alone. It would need the guest's state, not its log.
-    pub(super) fn turn_away(&mut self) {
-        let refused = Refused {
-            item: "state".to_owned(),
-            ours: format!("running alone, generation {}", self.generation),
-            theirs: "new backup".to_owned(),
-        };
-        self.push(NodeCommand::Send(Message::Refused(refused)));
-        let reason = LinkEnd::NotWanted(self.role.title());
-        self.push(NodeCommand::CloseLink { reason });
     }
 
     pub(super) fn primary_message(&mut self, now: HostTime, message: Message) {
@@ -57,6 +46,9 @@ impl Node {
 
     /// The engine made records.
     pub(super) fn recorded(&mut self, now: HostTime, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
         self.counters.records += records.len() as u64;
         if self.role == Role::Protected {
             self.primary_session(now, PrimaryEvent::Recorded(records));
@@ -76,11 +68,15 @@ impl Node {
                 .push(NodeCommand::Engine(Offer::Throttle { pause_ns }));
         }
         let pointers = session.pointers();
-        let Some(reason) = self.ended else { return };
+        if !self.gate.is_empty() || pointers.acknowledged() != pointers.recorded() {
+            return;
+        }
         // Power-off is output too: it shows only when the backup knows of it.
-        if self.gate.is_empty() && pointers.acknowledged() == pointers.recorded() {
+        if let Some(reason) = self.ended {
             self.say_goodbye(now, Goodbye::GuestEnded);
             self.finish(reason);
+        } else if self.handover == Handover::Rested {
+            self.leave(now, Goodbye::HandedOver, HaltReason::HandedOver);
         }
     }
 
@@ -90,6 +86,7 @@ impl Node {
         self.role.become_(Role::Contested);
         self.withhold_until = None;
         self.push(NodeCommand::Engine(Offer::Throttle { pause_ns: 0 }));
+        self.keep_the_guest();
         self.send_claim();
     }
 
@@ -108,7 +105,7 @@ impl Node {
         self.push(NodeCommand::CloseLink { reason });
     }
 
-    fn primary_session(&mut self, now: HostTime, event: PrimaryEvent) {
+    pub(super) fn primary_session(&mut self, now: HostTime, event: PrimaryEvent) {
         let Session::Primary(session) = &mut self.session else {
             return;
         };
@@ -133,8 +130,12 @@ impl Node {
     }
 
     fn welcomed(&mut self, holder: String, clock: ClockAgreement) {
-        self.role.become_(Role::Protected);
         self.peer = Some(holder.clone());
+        if self.role == Role::Solo {
+            self.begin_transfer(holder);
+            return;
+        }
+        self.role.become_(Role::Protected);
         self.push(NodeCommand::Note(Note::BackupWelcomed {
             holder,
             clock: clock.clone(),

@@ -21,6 +21,8 @@ pub struct Counters {
     pub suspicions: u64,
     /// Requests sent to the arbiter.
     pub claims: u64,
+    /// Backups that were given the guest's state.
+    pub transfers: u64,
     /// Messages that came when nothing the peer says counts any more.
     pub ignored_messages: u64,
 }
@@ -78,6 +80,8 @@ pub struct NodeStatus {
     pub unreplayed_bytes: u64,
     /// The output gate.
     pub gate: GateStatus,
+    /// Primary: bytes of the guest's state sent to a new backup and taken in by it, during a transfer.
+    pub transfer: Option<(u64, u64)>,
     /// The claim that waits for the arbiter.
     pub claim: Option<ClaimStatus>,
     /// Why it halted.
@@ -91,6 +95,7 @@ impl Node {
     #[must_use]
     pub fn status(&self, now: HostTime) -> NodeStatus {
         let (mut lag_ns, mut unacknowledged_bytes, mut unreplayed_bytes) = (0, 0, 0);
+        let mut transfer = None;
         let mut pointers = PointerStatus {
             released: self.gate.released_below().0,
             ..PointerStatus::default()
@@ -102,6 +107,9 @@ impl Node {
                 pointers.sent = p.sent().0;
                 pointers.acknowledged = p.acknowledged().0;
                 pointers.replayed = p.replayed().0;
+                transfer = session
+                    .is_transferring()
+                    .then(|| session.transferred_bytes());
                 if self.detector.is_some() {
                     lag_ns = session.flow().lag_ns(now);
                     unacknowledged_bytes = session.flow().unacknowledged_bytes();
@@ -130,6 +138,7 @@ impl Node {
             unacknowledged_bytes,
             unreplayed_bytes,
             gate: self.gate.status(),
+            transfer,
             claim: self.claim.as_ref().map(Claim::status),
             halted: self.halted.as_ref().map(ToString::to_string),
             counters: self.counters,

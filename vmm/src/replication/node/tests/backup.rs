@@ -254,27 +254,6 @@ fn an_end_that_was_not_announced_is_released_by_a_claim() {
 }
 
 #[test]
-fn a_new_backup_at_a_lone_guest_is_told_why_not() {
-    let mut node = protected();
-    node.handle(at(1), NodeEvent::PeerDisconnected);
-    node.handle(at(2), granted(2));
-    let refused = Refused {
-        item: "state".into(),
-        ours: "running alone, generation 2".into(),
-        theirs: "new backup".into(),
-    };
-    assert_eq!(
-        node.handle(at(3), NodeEvent::PeerConnected),
-        [
-            NodeCommand::Send(Message::Refused(refused)),
-            NodeCommand::CloseLink {
-                reason: LinkEnd::NotWanted("solo")
-            },
-        ]
-    );
-}
-
-#[test]
 fn stray_answers_of_the_arbiter_change_nothing() {
     let mut node = protected();
     assert_eq!(

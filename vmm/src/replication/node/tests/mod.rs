@@ -10,7 +10,7 @@ use logging_channel::failure_detector::DetectorConfig;
 use logging_channel::flow::FlowConfig;
 use logging_channel::host_time::GuestTime;
 use logging_channel::message::{
-    Ack, Heartbeat, Hello, Identity, PROTOCOL_VERSION, Refused, Welcome,
+    Ack, Begins, Heartbeat, Hello, Identity, PROTOCOL_VERSION, Refused, Welcome,
 };
 use logging_channel::pointers::PointerError;
 use logging_channel::record::{ClockKind, Output, OutputDevice, RecordBody};
@@ -18,6 +18,7 @@ use logging_channel::session::CloseReason;
 
 mod backup;
 mod primary;
+mod transfer;
 
 fn at(ms: u64) -> HostTime {
     HostTime(ms * 1_000_000)
@@ -73,7 +74,7 @@ fn welcome() -> Welcome {
     Welcome {
         holder: "a".into(),
         generation: 1,
-        first_index: LogIndex(0),
+        begins: Begins::WithStart,
         clocks: ClockOffer::Only(ClockKind::Exits),
     }
 }

@@ -1,0 +1,140 @@
+//! Redundancy comes back: a guest that lost its backup gets another while it runs.
+
+use crate::Drill;
+use anyhow::{Result, bail, ensure};
+use rig::fault::Fault;
+use rig::lab::{Lab, Side};
+use rig::lineage;
+use rig::observation::Load;
+use rig::pair::PairOptions;
+use rig::progress::note;
+use rig::scene::{GO_LIVE_LIMIT, PROTECTED_LIMIT, Scene, keep_so_far};
+use rig::wait::now;
+
+pub(crate) const DRILLS: &[Drill] = &[
+    Drill {
+        name: "reprotect",
+        shows: "the survivor gives the running guest to the repaired host, then dies: nothing is lost",
+        run: reprotect,
+    },
+    Drill {
+        name: TEN_LIVES,
+        shows: "the live side dies ten times in a row, each time with a fresh backup; one connection",
+        run: ten_lives,
+    },
+    Drill {
+        name: "handover",
+        shows: "the guest is handed over and back with no kill; the old primary becomes the backup",
+        run: handover,
+    },
+];
+
+/// Takes minutes.
+pub(crate) const TEN_LIVES: &str = "ten-lives";
+
+const LIVES: u64 = 10;
+
+fn reprotect(lab: &mut Lab) -> Result<()> {
+    lives(lab, 2)
+}
+
+fn ten_lives(lab: &mut Lab) -> Result<()> {
+    lives(lab, LIVES)
+}
+
+/// Kills the live side `count` times; every time but the first, the other side is a standby that was
+/// given the running guest.
+fn lives(lab: &mut Lab, count: u64) -> Result<()> {
+    let options = lab.options();
+    let mut scene = Scene::open(lab, &options, &Load::steady())?;
+    let mut live = Side::Primary;
+    for life in 1..=count {
+        scene.phase(&format!("life {life} ends"))?;
+        let began = now();
+        scene.strike(Fault::Kill(live))?;
+        let dead = live;
+        live = live.other();
+        let solo = scene
+            .pair
+            .wait_role(scene.lab, live, "solo", GO_LIVE_LIMIT)?;
+        ensure!(
+            solo.generation == life + 1,
+            "{live} is alone in generation {}",
+            solo.generation
+        );
+        scene.wait_served()?;
+        let served = began.elapsed().as_secs_f64();
+        if life == count {
+            break;
+        }
+        scene.phase(&format!("life {} begins", life + 1))?;
+        let began = now();
+        scene.lab.host_mut(dead).power_on()?;
+        scene.lab.host(dead).wait_booted(rig::host::BOOT_LIMIT)?;
+        let booted = began.elapsed().as_secs_f64();
+        scene.pair.stand_by(scene.lab, dead, &options)?;
+        protected_again(&scene, live)?;
+        scene.wait_served()?;
+        keep_so_far(scene.lab)?;
+        note(&format!(
+            "life {life}: served again after {served:.1} s; {dead} booted in {booted:.1} s, a backup \
+             again after {:.1} s",
+            began.elapsed().as_secs_f64()
+        ));
+    }
+    scene.check_register(count + 1)?;
+    conclude(scene, count + 1)
+}
+
+fn protected_again(scene: &Scene<'_>, live: Side) -> Result<()> {
+    let (pair, lab) = (&scene.pair, &*scene.lab);
+    pair.wait_role(lab, live, "protected", PROTECTED_LIMIT)?;
+    pair.wait_role(lab, live.other(), "following", PROTECTED_LIMIT)?;
+    Ok(())
+}
+
+/// There and back again.
+fn handover(lab: &mut Lab) -> Result<()> {
+    let options = PairOptions {
+        stand_by: true,
+        ..lab.options()
+    };
+    let mut scene = Scene::open(lab, &options, &Load::steady())?;
+    for (turn, from) in [(1, Side::Primary), (2, Side::Backup)] {
+        scene.phase(&format!("handover {turn}"))?;
+        scene.pair.hand_over(scene.lab, from)?;
+        // The old side is its own standby.
+        protected_again(&scene, from.other())?;
+        scene.wait_served()?;
+        scene.check_register(turn + 1)?;
+    }
+    conclude(scene, 3)
+}
+
+/// The client's verdict, and that of all logs together.
+fn conclude(mut scene: Scene<'_>, generations: u64) -> Result<()> {
+    let seen = scene.client.finish()?;
+    let complaints = seen.complaints();
+    if !complaints.is_empty() {
+        bail!("{}: {seen:?}", complaints.join("; "));
+    }
+    for phase in &seen.phases {
+        note(&format!(
+            "{:<16} {:6} acknowledged, longest silence {:6.0} ms",
+            phase.name, phase.acknowledged, phase.silence_ms
+        ));
+    }
+    let copies = scene.lab.run_dir().join("lineage");
+    let _ = std::fs::remove_dir_all(&copies);
+    let lineage = lineage::collect(scene.lab, &copies)?;
+    note(&format!(
+        "{} logs, {} records, {} in two of them and equal",
+        lineage.logs, lineage.records, lineage.common
+    ));
+    ensure!(lineage.common > 0, "nothing to compare: {lineage:?}");
+    ensure!(
+        lineage.generations.len() as u64 + 1 >= generations - 1,
+        "a generation is in no log: {lineage:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The state of a guest on KVM: saved at a point where it is between two instructions, and restored.
+//!
+//! What KVM keeps beside the registers that it lets out is nothing, or a function of them: the run page
+//! says whether an interrupt can be injected, and after a restore that is brought up to date by an
+//! entry that runs no instruction, exactly as [`KvmExecutor::settle`] does on the side that saved.
+
+use super::kvm_executor::KvmExecutor;
+use crate::clock::branch_clock::{BranchClock, Counter};
+use crate::kvm::KvmError;
+use crate::kvm::cpuid::CPU_MODEL;
+use crate::kvm::vcpu::Vcpu;
+use crate::machine::Machine;
+use crate::replication::executor::{Produced, Standing};
+use crate::snapshot::part::{self, PartError};
+use crate::snapshot::state::{GuestState, STATE_VERSION, SavedStanding};
+use logging_channel::execution_point::PointKind;
+
+impl From<PartError> for KvmError {
+    fn from(error: PartError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl KvmExecutor {
+    /// A guest that goes on from `state`; its memory is complete.
+    ///
+    /// # Errors
+    /// When the state is of another processor, or KVM or a device refuses it.
+    pub fn restored(
+        mut vcpu: Vcpu,
+        mut machine: Machine,
+        clock: Option<BranchClock<Box<dyn Counter>>>,
+        state: &GuestState,
+    ) -> Result<Self, KvmError> {
+        if state.cpu_model != CPU_MODEL {
+            let found = &state.cpu_model;
+            return Err(KvmError::State(format!(
+                "it is of processor {found}, not {CPU_MODEL}"
+            )));
+        }
+        machine
+            .restore(&state.machine)
+            .map_err(|error| KvmError::State(error.to_string()))?;
+        vcpu.restore(&state.cpu)?;
+        if vcpu.complete_io()?.is_some() {
+            return Err(KvmError::State("an access was not complete".to_owned()));
+        }
+        let clock = clock.map(|clock| clock.continuing(state.branches));
+        let mut executor = Self::new(vcpu, machine, clock);
+        executor.exits = state.exits;
+        executor.at = Some(if state.between {
+            PointKind::Between
+        } else {
+            PointKind::Exit
+        });
+        executor.standing = match state.standing {
+            SavedStanding::Runnable => Standing::Runnable,
+            SavedStanding::Halted => Standing::Halted,
+        };
+        executor.given = state.given;
+        executor.console.clone_from(&state.console);
+        Ok(executor)
+    }
+
+    /// Completes the access of the last exit, part by part.
+    pub(super) fn complete_access(&mut self) -> Result<Vec<Produced>, KvmError> {
+        let mut outputs = Vec::new();
+        while std::mem::take(&mut self.unfinished) {
+            if let Some(exit) = self.vcpu.complete_io()? {
+                outputs.extend(self.handle(&exit)?.outputs);
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// The pages that a transfer under way has not sent, then everything but memory.
+    pub(super) fn last_parts(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
+        let mut parts = Vec::new();
+        if let Some(dirty) = &self.dirty {
+            let pages = dirty.take()?;
+            part::parts_of(self.machine.memory(), &pages, |part| {
+                parts.push(part);
+                true
+            })?;
+        }
+        parts.push(part::part_of_state(&self.guest_state()?)?);
+        Ok(parts)
+    }
+
+    /// Everything but memory.
+    ///
+    /// # Errors
+    /// When the guest has ended, is not at a point, or KVM refuses.
+    pub fn guest_state(&mut self) -> Result<GuestState, KvmError> {
+        let standing = match self.standing {
+            Standing::Runnable => SavedStanding::Runnable,
+            Standing::Halted => SavedStanding::Halted,
+            Standing::Ended(_) => return Err(KvmError::State("the guest has ended".to_owned())),
+        };
+        let Some(at) = self.at.filter(|_| !self.unfinished) else {
+            return Err(KvmError::State("the guest is not settled".to_owned()));
+        };
+        let branches = self.clock.as_mut().map_or(Ok(0), BranchClock::branches)?;
+        Ok(GuestState {
+            version: STATE_VERSION,
+            cpu_model: CPU_MODEL.to_owned(),
+            exits: self.exits,
+            between: at == PointKind::Between,
+            branches,
+            standing,
+            console: self.console.clone(),
+            given: self.given,
+            cpu: self.vcpu.save()?,
+            machine: self.machine.save(),
+        })
+    }
+}

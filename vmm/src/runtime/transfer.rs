@@ -1,0 +1,143 @@
+//! Reads a running guest's state for a new backup, on a thread of its own.
+//!
+//! The thread copies pages while the guest writes them; dirty tracking has it copy again what was
+//! written. It is held back by its queue, which the node empties only while the window to the new
+//! backup has room. When little is left it says so, and the vCPU's thread does the rest at the next
+//! point (`Executor::save`). Tracking ends with the thread, however the attempt ends.
+//!
+//! Left out: when to stop (`replication::precopy`), what a part is (`snapshot::part`).
+
+use crate::kvm::KvmError;
+use crate::kvm::dirty::DirtyLog;
+use crate::machine::page_set::{PAGE_BYTES, PageSet};
+use crate::replication::precopy::{Precopy, PrecopyConfig, Step};
+use crate::snapshot::part;
+use std::sync::Arc;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+/// Parts made ahead of the node.
+const PARTS_MAX: usize = 8;
+
+/// What the thread says.
+#[derive(Debug)]
+pub(super) enum TransferEvent {
+    /// A piece of the state.
+    Part(Vec<u8>),
+    /// The guest is to be slowed, or not any more.
+    Throttle {
+        /// Pause in each mark interval, nanoseconds.
+        pause_ns: u64,
+    },
+    /// Little is left.
+    Ready,
+    /// It cannot be done.
+    Failed(String),
+}
+
+/// One attempt. Dropping it ends the thread and the tracking of writes.
+pub(super) struct Transfer {
+    /// Which.
+    pub(super) attempt: u64,
+    /// From the thread.
+    pub(super) events: Receiver<TransferEvent>,
+}
+
+impl Transfer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start(attempt: u64, dirty: Arc<DirtyLog>) -> std::io::Result<Self> {
+        let (sender, events) = channel(PARTS_MAX);
+        std::thread::Builder::new()
+            .name("transfer".to_owned())
+            .spawn(move || {
+                let failure = match copy(&dirty, &sender) {
+                    Ok(()) => None,
+                    Err(Ended::Failed(cause)) => Some(cause),
+                    Err(Ended::Dropped) => None,
+                };
+                if let Some(cause) = failure {
+                    // A node that has let go does not want to know.
+                    let _ = sender.blocking_send(TransferEvent::Failed(cause));
+                }
+                wait_until_dropped(&sender);
+                if let Err(error) = dirty.stop() {
+                    tracing::warn!(%error, "dirty tracking goes on");
+                }
+            })?;
+        Ok(Self { attempt, events })
+    }
+}
+
+/// Why copying ended early.
+enum Ended {
+    /// The node has let go of the attempt.
+    Dropped,
+    Failed(String),
+}
+
+impl From<KvmError> for Ended {
+    fn from(error: KvmError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn copy(dirty: &DirtyLog, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
+    dirty.start()?;
+    let bytes = dirty.memory().iter().map(|region| region.len()).sum();
+    let mut precopy = Precopy::new(PrecopyConfig::default());
+    let mut pages = PageSet::all(bytes);
+    let mut slowed = 0;
+    loop {
+        let found = pages.count();
+        let step = precopy.scanned(found);
+        tracing::debug!(round = precopy.rounds(), pages = found, ?step, "transfer");
+        match step {
+            Step::GiveUp => {
+                say(sender, TransferEvent::Throttle { pause_ns: 0 })?;
+                let mib = (found * PAGE_BYTES) >> 20;
+                let rounds = precopy.rounds() - 1;
+                return Err(Ended::Failed(format!(
+                    "after {rounds} rounds the guest still writes {mib} MiB in each"
+                )));
+            }
+            Step::Send { pause_ns } if pause_ns != slowed => {
+                slowed = pause_ns;
+                say(sender, TransferEvent::Throttle { pause_ns })?;
+            }
+            Step::Send { .. } | Step::Finish => {}
+        }
+        send(dirty, &pages, sender)?;
+        if step == Step::Finish {
+            if slowed > 0 {
+                say(sender, TransferEvent::Throttle { pause_ns: 0 })?;
+            }
+            return say(sender, TransferEvent::Ready);
+        }
+        pages = dirty.take()?;
+    }
+}
+
+fn send(dirty: &DirtyLog, pages: &PageSet, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
+    let mut dropped = false;
+    part::parts_of(dirty.memory(), pages, |part| {
+        dropped = sender.blocking_send(TransferEvent::Part(part)).is_err();
+        !dropped
+    })
+    .map_err(|error| Ended::Failed(error.to_string()))?;
+    if dropped { Err(Ended::Dropped) } else { Ok(()) }
+}
+
+fn say(sender: &Sender<TransferEvent>, event: TransferEvent) -> Result<(), Ended> {
+    sender.blocking_send(event).map_err(|_| Ended::Dropped)
+}
+
+/// The vCPU's thread still needs the tracking for the rest.
+fn wait_until_dropped(sender: &Sender<TransferEvent>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    if let Ok(runtime) = runtime {
+        runtime.block_on(sender.closed());
+    }
+}
