@@ -387,7 +387,7 @@ impl Invariants {
     fn check_protection(&self) -> Result<(), Violation> {
         let at_the_end = |role| {
             let up = self.lives.iter().filter(|life| !life.crashed);
-            up.filter(move |life| life.role == Some(role)).last()
+            up.rev().find(move |life| life.role == Some(role))
         };
         match (at_the_end(Role::Solo), at_the_end(Role::Joining)) {
             (Some(alone), Some(standby)) if self.standbys => Err(format!(

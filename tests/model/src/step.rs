@@ -170,6 +170,9 @@ impl Stepper<'_> {
     }
 
     fn connect(&mut self, id: usize) {
+        if self.world.hosts[0].role() == Some(Role::Solo) {
+            self.world.transfers_left = self.world.transfers_left.saturating_sub(1);
+        }
         self.world.links.push(Link {
             backup: id,
             open: [true; 2],

@@ -26,6 +26,9 @@ pub struct Bounds {
     pub lagging: bool,
 }
 
+/// State transfers that may be begun in one run.
+const TRANSFERS: u8 = 1;
+
 /// What travels on a connection in one direction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Parcel {
@@ -119,6 +122,8 @@ pub struct World {
     pub faults_left: u8,
     /// Outputs that may still be produced.
     pub outputs_left: u8,
+    /// State transfers that may still be begun: one that breaks is begun again, for ever.
+    pub transfers_left: u8,
     /// [`Bounds::lagging`].
     pub lagging: bool,
     /// The first invariant that was broken on the way here.
@@ -159,6 +164,7 @@ impl World {
             lives: u8::try_from(bounds.hosts).unwrap_or(u8::MAX),
             faults_left: bounds.faults,
             outputs_left: bounds.outputs,
+            transfers_left: TRANSFERS,
             lagging: bounds.lagging,
             broken: None,
         }
@@ -187,7 +193,8 @@ impl World {
     /// Whether backup `id` can connect to the primary now.
     #[must_use]
     pub fn may_connect(&self, id: usize) -> bool {
-        self.hosts[0].fate == Fate::Running
+        let room = self.hosts[0].role() != Some(Role::Solo) || self.transfers_left > 0;
+        room && self.hosts[0].fate == Fate::Running
             && self.hosts[id].role() == Some(Role::Joining)
             && self.link_of(0).is_none()
             && self.link_of(id).is_none()

@@ -41,6 +41,11 @@ const FORMATS: &[Format] = &[
         ],
         version: ("logging-channel/src/segment/format.rs", "SEGMENT_VERSION"),
     },
+    Format {
+        page: "docs/formats/snapshot.md",
+        files: &["vmm/src/snapshot/part.rs", "vmm/src/snapshot/state.rs"],
+        version: ("vmm/src/snapshot/state.rs", "STATE_VERSION"),
+    },
 ];
 
 /// Finds pages that do not match the code.
