@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_guest_that_came_from_elsewhere_goes_on_counting() {
-        let mut clock = BranchClock::new(Scripted(vec![Ok(0), Ok(7)]), 0).continuing(1_000);
+        let mut clock = BranchClock::new(Scripted(vec![Ok(0), Ok(7)]), LandingMethod::default())
+            .continuing(1_000);
         assert_eq!(clock.branches().expect("first read"), 1_000);
         assert_eq!(clock.branches().expect("second read"), 1_007);
     }

@@ -331,6 +331,20 @@ impl PaperGuest {
 impl Executor for PaperGuest {
     type Error = CounterError;
 
+    /// It never halts and never ends.
+    fn standing(&self) -> Standing {
+        Standing::Runnable
+    }
+
+    fn settle(&mut self) -> Result<Vec<Produced>, CounterError> {
+        Ok(Vec::new())
+    }
+
+    /// It has no state worth moving: transfers are not what the suite is about.
+    fn save(&mut self) -> Result<Vec<Vec<u8>>, CounterError> {
+        Ok(Vec::new())
+    }
+
     fn point(&mut self) -> Result<ExecutionPoint, CounterError> {
         let between = self.at == Some(PointKind::Between);
         if self.clock.is_none() {
