@@ -14,7 +14,7 @@
 
 use super::RuntimeError;
 use super::node_task::NodeEnd;
-use super::session::{Beginning, RunOptions, live};
+use super::session::{Beginning, Process, RunOptions, live};
 use crate::config::Config;
 use crate::confine::Confinement;
 use crate::replication::node::HaltReason;
@@ -39,7 +39,7 @@ pub struct Lives {
 /// # Errors
 /// When something the guest needs cannot be had.
 pub async fn run(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
-    live(config, &options, 0, Beginning::Alone, nice()).await
+    live(config, &options, 0, Beginning::Alone, process(false)).await
 }
 
 /// Runs the guest as the primary. `after_generation` is 0 for a VM that was never started. With
@@ -87,9 +87,9 @@ pub async fn standby(
     .await
 }
 
-/// Nice value of this process.
-fn nice() -> i32 {
-    rustix::process::getpriority_process(None).unwrap_or_default()
+fn process(lives_on: bool) -> Process {
+    let nice = rustix::process::getpriority_process(None).unwrap_or_default();
+    Process { nice, lives_on }
 }
 
 async fn lives(
@@ -100,14 +100,15 @@ async fn lives(
 ) -> Result<NodeEnd, RuntimeError> {
     let mut beginning = first;
     let mut life = 0;
-    let nice = nice();
+    // A confined process may not make another life; whoever started it starts a new one.
+    let standby = standby.filter(|_| options.confinement != Confinement::Enforced);
+    let process = process(standby.is_some());
     loop {
-        let end = live(config, &options, life, beginning, nice).await?;
+        let end = live(config, &options, life, beginning, process).await?;
         let (Some(address), NodeEnd::Halted(reason)) = (standby, &end) else {
             return Ok(end);
         };
-        // A confined process may not make another life; whoever started it starts a new one.
-        if !may_stand_by(reason) || options.confinement == Confinement::Enforced {
+        if !may_stand_by(reason) {
             return Ok(end);
         }
         tracing::warn!(%reason, %address, "this copy is over for good; standing by for another");

@@ -248,14 +248,22 @@ async fn claims(
     Ok(claimant(client, vm, holder, fencer, start_after))
 }
 
-/// Wires everything around a node and runs it to its end. `life` counts the lives of this process, `nice`
-/// is what its priority was at first: after the first life the right to raise it again is gone.
+/// What all lives of a process have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Process {
+    /// Its nice value before the first life.
+    pub(super) nice: i32,
+    /// Whether another life may follow: it needs the capabilities that this one could give up.
+    pub(super) lives_on: bool,
+}
+
+/// Wires everything around a node and runs it to its end. `life` counts the lives of this process.
 pub(super) async fn live(
     config: &Config,
     options: &RunOptions,
     life: u32,
     beginning: Beginning,
-    nice: i32,
+    process: Process,
 ) -> Result<NodeEnd, RuntimeError> {
     let part = beginning.part();
     let holder = holder(options, life)?;
@@ -289,7 +297,7 @@ pub(super) async fn live(
         clock,
         engine: engine_config(config),
         confinement: options.confinement,
-        nice,
+        nice: process.nice,
     };
     let mut vcpu_start = Some(vcpu_start);
     if part == Part::Backup {
@@ -315,13 +323,15 @@ pub(super) async fn live(
             if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
                 tracing::error!(%error, "the vCPU thread could not be started");
             }
-            give_up_capabilities();
+            if !process.lives_on {
+                give_up_capabilities();
+            }
         }),
         status: options.status.clone(),
         wishes: Arc::clone(&options.wishes),
     };
-    set_nice(nice - NODE_ADVANTAGE);
-    if part == Part::Backup {
+    set_nice(process.nice - NODE_ADVANTAGE);
+    if part == Part::Backup && !process.lives_on {
         give_up_capabilities();
     }
     let end = NodeTask::new(node, ports).run().await;
