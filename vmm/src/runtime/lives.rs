@@ -13,8 +13,9 @@
 //! process.
 
 use super::RuntimeError;
+use super::connecting::Beginning;
 use super::node_task::NodeEnd;
-use super::session::{Beginning, Process, RunOptions, live};
+use super::session::{Process, RunOptions, live};
 use crate::config::Config;
 use crate::confine::Confinement;
 use crate::replication::node::HaltReason;

@@ -10,6 +10,7 @@
 //! ```
 
 mod arbiter_claim;
+mod connecting;
 pub mod control_socket;
 mod debugger;
 mod fence;
@@ -32,6 +33,7 @@ mod replay;
 mod secure;
 mod session;
 mod transfer;
+mod vcpu_start;
 pub mod vcpu_thread;
 pub mod watchdog;
 

@@ -1,47 +1,40 @@
 //! One run of one side, from a configuration to its end.
 
 use super::arbiter_claim::claimant;
+use super::connecting::{Beginning, Connecting};
 use super::control_socket::Wish;
 use super::fence::Fencer;
 use super::guest::{Blueprint, GuestError};
 use super::host_clock::HostClock;
-use super::link_task;
 use super::lives::Lives;
-use super::loader::Loader;
 use super::log_thread::LogThread;
 use super::network::Network;
 use super::node_task::{NodeEnd, NodeTask, Ports};
-use super::secure::{self, arbiter_dial};
-use super::vcpu_thread::{OUTBOX_BATCHES_MAX, VcpuEnd, VcpuReport, drive};
-use super::watchdog::{StretchMeter, Watchdog, WatchdogConfig};
+use super::secure::arbiter_dial;
+use super::vcpu_start::{VcpuStart, spawn};
+use super::vcpu_thread::OUTBOX_BATCHES_MAX;
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
 use crate::backend::tap::{Tap, TapError};
 use crate::clock::landing::LandingMethod;
 use crate::config::{self, Config, ConfigError};
-use crate::confine::filter::{Thread, confine_process, confine_thread};
+use crate::confine::filter::confine_process;
 use crate::confine::privileges::drop_capabilities;
 use crate::confine::{ConfineError, Confinement};
 use crate::kvm::KvmError;
-use crate::kvm::dirty::DirtyLog;
-use crate::kvm::kick::Kicker;
-use crate::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, Offer};
+use crate::replication::engine::EngineConfig;
 use crate::replication::go_live::RetryConfig;
 use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
 use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
 use arbiter::register::{Holder, Invalid};
 use logging_channel::clock_agreement::ClockOffer;
-use logging_channel::record::{ClockKind, LogIndex, Record, RecordBody};
+
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
 use logging_channel::segment::writer::SegmentWriter;
-use std::io::Read;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use tls::TlsError;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
 /// Bytes of output that may wait for acknowledgement before the guest is stopped.
 const GATE_BYTES_MAX: usize = 16 << 20;
@@ -132,89 +125,6 @@ pub struct RunOptions {
     pub wishes: Arc<tokio::sync::Mutex<mpsc::Receiver<Wish>>>,
 }
 
-/// How a life of this process begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beginning {
-    /// Unreplicated.
-    Alone,
-    /// Claims the generation after this one, and starts the guest when a backup is there.
-    Primary {
-        /// 0 for a virtual machine that was never started.
-        after_generation: u64,
-    },
-    /// Follows the primary at the channel's address.
-    Backup,
-    /// Waits here for whoever runs the guest alone.
-    Standby {
-        /// Where it listens.
-        address: SocketAddr,
-    },
-}
-
-impl Beginning {
-    const fn part(self) -> Part {
-        match self {
-            Self::Alone => Part::Alone,
-            Self::Primary { after_generation } => Part::Primary { after_generation },
-            Self::Backup | Self::Standby { .. } => Part::Backup,
-        }
-    }
-}
-
-impl Beginning {
-    /// The generation that a primary's first claim follows; 0 for everybody else.
-    const fn after_generation(self) -> u64 {
-        match self {
-            Self::Primary { after_generation } => after_generation,
-            _ => 0,
-        }
-    }
-}
-
-/// The tasks that make connections, ended when the life is over.
-struct Connecting {
-    link: mpsc::Receiver<link_task::LinkEvent>,
-    reconnect: mpsc::Sender<()>,
-    invite: mpsc::Sender<()>,
-    tasks: JoinSet<()>,
-}
-
-impl Connecting {
-    async fn start(config: &Config, beginning: Beginning) -> Result<Self, RuntimeError> {
-        let (events, link) = mpsc::channel(link_task::EVENTS_MAX);
-        let (reconnect, again) = mpsc::channel(1);
-        let (invite, wanted) = mpsc::channel(1);
-        let numbers = link_task::Numbers::default();
-        let mut tasks = JoinSet::new();
-        let door = match beginning {
-            Beginning::Alone => None,
-            Beginning::Primary { .. } => Some(secure::channel_door(config).await?),
-            Beginning::Standby { address } => Some(secure::standby_door(config, address).await?),
-            Beginning::Backup => {
-                let (primary, dial) = (config.channel()?.address, secure::channel_dial(config)?);
-                let (events, numbers) = (events.clone(), numbers.clone());
-                tasks.spawn(link_task::connect(primary, dial, events, again, numbers));
-                None
-            }
-        };
-        if let Some(door) = door {
-            tasks.spawn(link_task::listen(door, events.clone(), numbers.clone()));
-        }
-        let standbys = config.channel.as_ref().map(|c| c.standbys.clone());
-        if let Some(standbys) = standbys.filter(|s| !s.is_empty() && beginning != Beginning::Alone)
-        {
-            let dial = secure::standby_dial(config)?;
-            tasks.spawn(link_task::invite(standbys, dial, events, wanted, numbers));
-        }
-        Ok(Self {
-            link,
-            reconnect,
-            invite,
-            tasks,
-        })
-    }
-}
-
 /// The holder's name: the host's, made unique to this life of this process.
 fn holder(options: &RunOptions, life: u32) -> Result<Holder, Invalid> {
     let process = std::process::id();
@@ -227,9 +137,12 @@ fn holder(options: &RunOptions, life: u32) -> Result<Holder, Invalid> {
 async fn claims(
     config: &Config,
     options: &RunOptions,
-    holder: Holder,
-    start_after: u64,
+    holder: &Holder,
+    beginning: Beginning,
 ) -> Result<super::node_task::Claimant, RuntimeError> {
+    if beginning == Beginning::Alone {
+        return Ok(Box::new(|_, _, _| {}));
+    }
     // The node repeats; a claim of one try answers soon either way.
     let policy = RetryPolicy {
         tries_max: 1,
@@ -245,7 +158,8 @@ async fn claims(
         .as_ref()
         .map(|fence| Fencer::start(fence, vm.as_str(), &options.host))
         .transpose()?;
-    Ok(claimant(client, vm, holder, fencer, start_after))
+    let after = beginning.after_generation();
+    Ok(claimant(client, vm, holder.clone(), fencer, after))
 }
 
 /// What all lives of a process have in common.
@@ -268,18 +182,7 @@ pub(super) async fn live(
     let part = beginning.part();
     let holder = holder(options, life)?;
     let mut connecting = Connecting::start(config, beginning).await?;
-    let claimant: super::node_task::Claimant = match beginning {
-        Beginning::Alone => Box::new(|_, _, _| {}),
-        _ => {
-            claims(
-                config,
-                options,
-                holder.clone(),
-                beginning.after_generation(),
-            )
-            .await?
-        }
-    };
+    let claimant = claims(config, options, &holder, beginning).await?;
     let clock = HostClock::start();
     let blueprint = Arc::new(Blueprint::read(config, options.landing)?);
     let node = Node::new(node_config(config, options, &holder, part, &blueprint));
@@ -303,8 +206,7 @@ pub(super) async fn live(
     if part == Part::Backup {
         spawn(vcpu_start.take(), None)?;
     }
-    let confinement = options.confinement;
-    confine_process(confinement)?;
+    confine_process(options.confinement)?;
     let ports = Ports {
         clock,
         offers,
@@ -317,7 +219,7 @@ pub(super) async fn live(
         network: network(config)?,
         console: console(config, typed_sender)?,
         typed,
-        log: log(config, beginning, clock, confinement)?,
+        log: log(config, beginning, clock, options.confinement)?,
         claimant,
         start_guest: Box::new(move |generation, clock| {
             if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
@@ -345,7 +247,7 @@ const NODE_ADVANTAGE: i32 = 10;
 /// The node answers the peer and releases output: it must not wait behind the guest's processor for
 /// its turn, or a host with few processors looks dead. Threads inherit what their parent has, so the
 /// vCPU's thread puts itself back. Without the right to do so everything stays as it is.
-fn set_nice(nice: i32) {
+pub(super) fn set_nice(nice: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::debug!(%error, nice, "a thread keeps its priority");
     }
@@ -462,154 +364,4 @@ fn fresh_directory(dir: &Path) -> PathBuf {
     let numbered = (1_u64..).map(|n| dir.join(format!("standby-{n}")));
     let mut free = numbered.skip_while(|path| path.exists());
     free.next().unwrap_or_else(|| dir.to_owned())
-}
-
-/// What the vCPU thread begins with.
-struct VcpuStart {
-    blueprint: Arc<Blueprint>,
-    offers: Receiver<Offer>,
-    reports: mpsc::Sender<VcpuReport>,
-    kicker: Arc<OnceLock<Kicker>>,
-    dirty: Arc<OnceLock<Arc<DirtyLog>>>,
-    clock: HostClock,
-    engine: EngineConfig,
-    confinement: Confinement,
-    /// Nice value of its thread.
-    nice: i32,
-}
-
-/// Starts the vCPU thread: to record under a generation on a clock, or to replay what will be offered.
-fn spawn(start: Option<VcpuStart>, record: Option<(u64, ClockKind)>) -> Result<(), RuntimeError> {
-    let Some(start) = start else { return Ok(()) };
-    std::thread::Builder::new()
-        .name("vcpu".to_owned())
-        .spawn(move || start.run(record))
-        .map(|_detached| ())
-        .map_err(|source| RuntimeError::Io {
-            operation: "start the vCPU thread",
-            source,
-        })
-}
-
-impl VcpuStart {
-    fn run(self, record: Option<(u64, ClockKind)>) {
-        set_nice(self.nice);
-        let outcome = match record {
-            Some((generation, clock)) => self.record(generation, clock),
-            None => self.replay(),
-        };
-        if let Err(error) = outcome {
-            // A node that is gone needs no report.
-            let _ = self
-                .reports
-                .blocking_send(VcpuReport::Failed(error.to_string()));
-        }
-    }
-
-    fn record(&self, generation: u64, clock: ClockKind) -> Result<(), RuntimeError> {
-        let start = self.blueprint.start(generation, clock)?;
-        let guest = self.blueprint.build(&start)?;
-        let now = self.clock.now();
-        let engine = Engine::recording(guest.executor, start, self.engine, entropy()?, now)?;
-        self.drive(engine, guest.kicker, guest.dirty, clock)
-    }
-
-    fn replay(&self) -> Result<(), RuntimeError> {
-        let mut loader = Loader::new(&self.blueprint);
-        loop {
-            // The node is gone: nobody needs this copy.
-            let Ok(offer) = self.offers.recv() else {
-                return Ok(());
-            };
-            match offer {
-                Offer::Records(records) => return self.replay_from_start(records),
-                Offer::Load(part) => {
-                    let loaded = loader.load(&part)?;
-                    if !self.report(loaded) {
-                        return Ok(());
-                    }
-                }
-                Offer::Unload => loader.unload(),
-                Offer::Begin { next, clock } => {
-                    return self.replay_from_state(loader, next, clock);
-                }
-                Offer::Halt => return Ok(()),
-                _ => {}
-            }
-        }
-    }
-
-    fn report(&self, emitted: Emitted) -> bool {
-        let report = VcpuReport::Emitted(vec![emitted]);
-        self.reports.blocking_send(report).is_ok()
-    }
-
-    fn replay_from_start(&self, records: Vec<Record>) -> Result<(), RuntimeError> {
-        let Some(RecordBody::Start(start)) = records.first().map(|record| &record.body) else {
-            return Err(RuntimeError::NoStart(
-                records.first().map_or(0, |record| record.index.0),
-            ));
-        };
-        let (guest, clock) = (self.blueprint.build(start)?, start.clock);
-        let mut engine = Engine::replaying(guest.executor, self.engine, entropy()?)?;
-        engine.offer(self.clock.now(), Offer::Records(records));
-        self.drive(engine, guest.kicker, guest.dirty, clock)
-    }
-
-    fn replay_from_state(
-        &self,
-        loader: Loader<'_>,
-        next: LogIndex,
-        clock: ClockKind,
-    ) -> Result<(), RuntimeError> {
-        let guest = loader.finish(clock)?;
-        let engine = Engine::replaying_from(next, clock, guest.executor, self.engine, entropy()?)?;
-        self.drive(engine, guest.kicker, guest.dirty, clock)
-    }
-
-    fn drive(
-        &self,
-        mut engine: Engine<super::kvm_executor::KvmExecutor>,
-        kicker: Kicker,
-        dirty: Arc<DirtyLog>,
-        clock: ClockKind,
-    ) -> Result<(), RuntimeError> {
-        let meter = Arc::new(StretchMeter::default());
-        let watch = WatchdogConfig {
-            confinement: self.confinement,
-            interval_ns: self.engine.mark_interval_ns,
-            anywhere: clock == ClockKind::Branches,
-        };
-        let _watchdog = Watchdog::start(Arc::clone(&meter), kicker.clone(), self.clock, watch)
-            .map_err(|source| RuntimeError::Io {
-                operation: "start the watchdog",
-                source,
-            })?;
-        // The guest's memory is mapped, the counter open, the watchdog started: nothing else is needed.
-        drop_capabilities()?;
-        confine_thread(self.confinement, Thread::Vcpu)?;
-        // Set once: the thread is started once.
-        let _ = self.kicker.set(kicker);
-        let _ = self.dirty.set(dirty);
-        match drive(&mut engine, &self.offers, &self.reports, self.clock, &meter) {
-            VcpuEnd::Failed(error) => Err(error.into()),
-            VcpuEnd::Stopped | VcpuEnd::NodeGone => Ok(()),
-        }
-    }
-}
-
-/// Random bytes for the guest, from a descriptor that is opened before the thread is confined.
-fn entropy() -> Result<EntropySource, RuntimeError> {
-    let random = std::fs::File::open("/dev/urandom").map_err(|source| RuntimeError::Io {
-        operation: "open /dev/urandom",
-        source,
-    })?;
-    Ok(Box::new(move |count| {
-        let mut bytes = vec![0; count];
-        if let Err(error) = (&random).read_exact(&mut bytes) {
-            tracing::error!(%error, "no random bytes for the guest");
-            bytes.clear();
-        }
-        bytes
-    }))
 }
