@@ -80,8 +80,16 @@ impl Connecting {
         let standbys = config.channel.as_ref().map(|c| c.standbys.clone());
         if let Some(standbys) = standbys.filter(|s| !s.is_empty() && beginning != Beginning::Alone)
         {
-            let dial = secure::standby_dial(config)?;
-            tasks.spawn(link_task::invite(standbys, dial, events, wanted, numbers));
+            match secure::standby_dial(config) {
+                Ok(dial) => {
+                    tasks.spawn(link_task::invite(standbys, dial, events, wanted, numbers));
+                }
+                // It can still be a backup and go live; it only stays alone then.
+                Err(error @ RuntimeError::Role { .. }) => {
+                    tracing::warn!(%error, "this side will invite nobody");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(Self {
             link,
