@@ -74,8 +74,17 @@ impl Evidence {
 /// # Errors
 /// When a disk cannot be read.
 pub fn collect(lab: &mut Lab, to: &Path) -> Result<Evidence> {
-    let mut dirs = Vec::new();
-    for side in Side::BOTH {
+    let [primary, backup] = copy_logs(lab, to)?;
+    compare(&primary, &backup)
+}
+
+/// Copies the disks of both hosts below `to`; where the primary's log and the backup's are in the copies.
+///
+/// # Errors
+/// When a disk cannot be read.
+pub fn copy_logs(lab: &mut Lab, to: &Path) -> Result<[PathBuf; 2]> {
+    let mut logs = Side::BOTH.map(|_| PathBuf::new());
+    for (side, log) in Side::BOTH.into_iter().zip(&mut logs) {
         let dir = to.join(side.name());
         let host = lab.host_mut(side);
         if host.is_on() {
@@ -83,9 +92,9 @@ pub fn collect(lab: &mut Lab, to: &Path) -> Result<Evidence> {
         } else {
             host.read_disk(&dir)?;
         }
-        dirs.push(log_below(&dir));
+        *log = log_below(&dir);
     }
-    compare(&dirs[0], &dirs[1])
+    Ok(logs)
 }
 
 /// Where the log is in a copy of a host's state directory.

@@ -5,8 +5,8 @@
 //! past. Where two logs have a counting record of one index, it must be the same record; no generation
 //! may begin at two places.
 
-use crate::lab::{Lab, Side};
-use crate::pair::LOG_DIR;
+use crate::evidence;
+use crate::lab::Lab;
 use anyhow::{Context, Result, bail, ensure};
 use logging_channel::record::{Control, Record, RecordBody};
 use logging_channel::segment::LogReader;
@@ -33,15 +33,7 @@ pub struct Lineage {
 /// When a disk cannot be read or two logs contradict each other.
 pub fn collect(lab: &mut Lab, to: &Path) -> Result<Lineage> {
     let mut dirs = Vec::new();
-    for side in Side::BOTH {
-        let dir = to.join(side.name());
-        let host = lab.host_mut(side);
-        if host.is_on() {
-            host.read_state(&dir)?;
-        } else {
-            host.read_disk(&dir)?;
-        }
-        let log = dir.join(Path::new(LOG_DIR).file_name().unwrap_or_default());
+    for log in evidence::copy_logs(lab, to)? {
         dirs.extend(logs_below(&log)?);
     }
     compare(&dirs)

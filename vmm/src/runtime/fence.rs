@@ -15,11 +15,8 @@ use crate::config::Fence;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
-
-/// How often a running command is looked after.
-const POLL: Duration = Duration::from_millis(20);
+use wait_timeout::ChildExt;
 
 /// The helper, and the conversation with it.
 #[derive(Debug, Clone)]
@@ -125,10 +122,6 @@ pub fn fence_helper(
 }
 
 /// How the command ended; none when its time was up, and it was killed.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "an edge: waits for another process, outside every pair's time"
-)]
 fn run(command: &[String], generation: &str, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut child = Command::new(program)
@@ -137,19 +130,12 @@ fn run(command: &[String], generation: &str, limit: Duration) -> io::Result<Opti
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()?;
-    let mut waited = Duration::ZERO;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if waited >= limit {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(POLL);
-        waited += POLL;
+    let ended = child.wait_timeout(limit)?;
+    if ended.is_none() {
+        child.kill()?;
+        child.wait()?;
     }
+    Ok(ended)
 }
 
 #[cfg(test)]

@@ -62,6 +62,9 @@ pub(super) enum LinkEvent {
     },
 }
 
+/// Longest pause between two tries to find a standby.
+const INVITE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
 /// Numbers of connections: unique among all tasks of one life.
 pub(super) type Numbers = Arc<AtomicU64>;
 
@@ -129,9 +132,11 @@ pub(super) async fn invite(
 ) {
     // Begins with the next one each time: one that answers and is of no use must not be the only one.
     let mut turns = standbys.iter().cycle();
+    // Longer after every invitation: one that ended soon cost the guest something, and would again.
+    let mut pause = CONNECT_PAUSE;
     while wanted.recv().await.is_some() {
         loop {
-            tokio::time::sleep(CONNECT_PAUSE).await;
+            tokio::time::sleep(pause).await;
             let Some(standby) = turns.next() else { return };
             match tokio::time::timeout(CONNECT_TIMEOUT, dial.connect(*standby)).await {
                 Ok(Ok(stream)) => {
@@ -140,6 +145,7 @@ pub(super) async fn invite(
                     if open(stream, number, &events, None).await.is_none() {
                         return;
                     }
+                    pause = (pause * 2).min(INVITE_PAUSE_MAX);
                     break;
                 }
                 Ok(Err(error)) => tracing::debug!(%standby, %error, "standby not reached"),

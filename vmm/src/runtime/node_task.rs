@@ -211,13 +211,12 @@ impl NodeTask {
     }
 
     fn begin_transfer(&mut self, attempt: u64) {
-        let Some(dirty) = self.ports.dirty.get() else {
-            return;
+        let started = match self.ports.dirty.get() {
+            Some(dirty) => Transfer::start(attempt, Arc::clone(dirty)),
+            None => Err(std::io::Error::other("the guest is not there yet")),
         };
-        match Transfer::start(attempt, Arc::clone(dirty)) {
-            Ok(transfer) => self.transfer = Some(transfer),
-            Err(error) => tracing::error!(%error, "no thread for the transfer"),
-        }
+        // A new backup that waits for a state which nobody reads would wait for ever.
+        self.transfer = Some(started.unwrap_or_else(|error| Transfer::failed(attempt, error)));
     }
 
     fn end_transfer(&mut self) {

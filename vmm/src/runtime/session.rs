@@ -27,7 +27,6 @@ use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
 use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
 use arbiter::register::{Holder, Invalid};
 use logging_channel::clock_agreement::ClockOffer;
-
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
 use logging_channel::segment::writer::SegmentWriter;

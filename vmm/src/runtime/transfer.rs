@@ -69,6 +69,14 @@ impl Transfer {
             })?;
         Ok(Self { attempt, events })
     }
+
+    /// An attempt that could not begin, and says so like any other.
+    pub(super) fn failed(attempt: u64, cause: std::io::Error) -> Self {
+        let (sender, events) = channel(PARTS_MAX);
+        // There is room: the channel is new.
+        let _ = sender.try_send(TransferEvent::Failed(cause.to_string()));
+        Self { attempt, events }
+    }
 }
 
 /// Why copying ended early.
@@ -139,5 +147,21 @@ fn wait_until_dropped(sender: &Sender<TransferEvent>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     if let Ok(runtime) = runtime {
         runtime.block_on(sender.closed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_could_not_begin_says_so() {
+        let mut transfer = Transfer::failed(3, std::io::Error::other("no thread"));
+        assert_eq!(transfer.attempt, 3);
+        let said = transfer.events.try_recv();
+        assert!(
+            matches!(&said, Ok(TransferEvent::Failed(cause)) if cause == "no thread"),
+            "{said:?}"
+        );
     }
 }

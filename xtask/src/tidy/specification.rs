@@ -1,4 +1,4 @@
-//! Every promise in `docs/specification.md` names its proof, and the proof exists.
+//! Every promise in `docs/specification.md` has a number of its own and names its proof, and the proof exists.
 //!
 //! A promise is a line that starts with `**S` and a number. Below it, before the next one, stands at
 //! least one of
@@ -35,6 +35,7 @@ pub(super) fn check(house: &House) -> Vec<Finding> {
             message,
         });
     };
+    let mut numbers = BTreeSet::new();
     let mut open: Option<(usize, String)> = None;
     let mut kind = "";
     for (number, line) in page
@@ -54,6 +55,9 @@ pub(super) fn check(house: &House) -> Vec<Finding> {
                 .split(|c: char| !c.is_ascii_digit())
                 .next()
                 .unwrap_or("");
+            if !numbers.insert(name) {
+                report(number, format!("S{name} is the number of another promise"));
+            }
             open = Some((number, name.to_owned()));
             kind = "";
         }
@@ -191,6 +195,10 @@ mod tests {
         for (bad, line) in [
             ("**S1** It holds.\n\n**S2** Later.\nUnproven: why.\n", 1),
             ("**S1** It holds.\n", 1),
+            (
+                "**S1** A.\nUnproven: why.\n\n**S1** B.\nUnproven: why.\n",
+                4,
+            ),
             ("**S1** It holds.\nTest: `a_b::tests::gone`\n", 2),
             ("**S1** It holds.\nTest: `a_b::tests::not_a_test`\n", 2),
             (

@@ -150,6 +150,19 @@ impl Node {
         self.release(waiting);
     }
 
+    /// This side has all that it needs to be the backup.
+    fn follow(&mut self) {
+        self.role.become_(Role::Following);
+        if let (Some(holder), Some(clock)) = (self.peer.clone(), self.clock.clone()) {
+            let generation = self.generation;
+            self.push(NodeCommand::Note(Note::Following {
+                holder,
+                generation,
+                clock,
+            }));
+        }
+    }
+
     fn backup_session(&mut self, now: HostTime, event: BackupEvent) {
         let Session::Backup(session) = &mut self.session else {
             return;
@@ -158,21 +171,16 @@ impl Node {
             match command {
                 BackupCommand::Send(message) => self.push(NodeCommand::Send(message)),
                 BackupCommand::Accepted(welcome, clock) => {
-                    if welcome.begins == Begins::WithStart {
-                        self.role.become_(Role::Following);
-                    }
                     self.generation = welcome.generation;
-                    self.peer = Some(welcome.holder.clone());
-                    self.clock = Some(clock.clone());
-                    self.push(NodeCommand::Note(Note::Following {
-                        holder: welcome.holder,
-                        generation: welcome.generation,
-                        clock,
-                    }));
+                    self.peer = Some(welcome.holder);
+                    self.clock = Some(clock);
+                    if welcome.begins == Begins::WithStart {
+                        self.follow();
+                    }
                 }
                 BackupCommand::Load(bytes) => self.push(NodeCommand::Engine(Offer::Load(bytes))),
                 BackupCommand::Complete(next) => {
-                    self.role.become_(Role::Following);
+                    self.follow();
                     self.gate.begin_at(next);
                     // Agreed on with the Welcome.
                     let clock = self.clock().unwrap_or(ClockKind::Exits);
