@@ -46,10 +46,7 @@ pub(super) fn check(house: &House) -> Vec<Finding> {
     {
         if let Some(rest) = line.strip_prefix("**S") {
             if let Some((at, promise)) = open.take() {
-                report(
-                    at,
-                    format!("S{promise} names neither test nor drill, nor says `Unproven:`"),
-                );
+                report(at, without_proof(&promise));
             }
             let name = rest
                 .split(|c: char| !c.is_ascii_digit())
@@ -85,12 +82,13 @@ pub(super) fn check(house: &House) -> Vec<Finding> {
         }
     }
     if let Some((at, promise)) = open {
-        report(
-            at,
-            format!("S{promise} names neither test nor drill, nor says `Unproven:`"),
-        );
+        report(at, without_proof(&promise));
     }
     findings
+}
+
+fn without_proof(promise: &str) -> String {
+    format!("S{promise} names neither test nor drill, nor says `Unproven:`")
 }
 
 /// What stands between back quotes.
