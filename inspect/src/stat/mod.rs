@@ -119,7 +119,30 @@ pub fn gather(dir: &Path) -> Result<(Report, Damage), WalkError> {
     Ok((report, damage))
 }
 
+/// Records over guest time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timeline {
+    /// Guest time at which the first column begins, microseconds.
+    pub from_us: u64,
+    /// Width of a column, microseconds.
+    pub column_us: u64,
+    /// Records in each.
+    pub records: Vec<u64>,
+}
+
 impl Report {
+    /// Index of the last record; none in a log without any.
+    #[must_use]
+    pub fn last_index(&self) -> Option<u64> {
+        self.last.map(|last| last.index)
+    }
+
+    /// Records over guest time, in at most 64 columns.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        self.rates.timeline()
+    }
+
     fn add_file(&mut self, path: &Arc<Path>) {
         if self.file.as_ref() != Some(path) {
             self.file = Some(Arc::clone(path));

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::Timeline;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -65,6 +66,15 @@ impl Series {
             .iter_mut()
             .zip(more)
             .for_each(|(count, more)| *count += more);
+    }
+
+    /// The records of each column.
+    pub(super) fn timeline(&self) -> Timeline {
+        Timeline {
+            from_us: self.from_us.unwrap_or(0),
+            column_us: self.column_us,
+            records: self.columns.iter().map(|[records, ..]| *records).collect(),
+        }
     }
 
     /// A line per rate, drawn with blocks.

@@ -16,6 +16,7 @@ mod show;
 mod stat;
 #[cfg(test)]
 mod tests;
+mod tui;
 mod verify;
 
 use super::exit::{Exit, Failure};
@@ -34,6 +35,7 @@ pub(super) enum Command {
     Verify(verify::Arguments),
     Diff(diff::Arguments),
     Export(export::Arguments),
+    Tui(tui::Arguments),
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
@@ -46,6 +48,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Verify(arguments) => verify::run(arguments),
         Command::Diff(arguments) => diff::run(arguments),
         Command::Export(arguments) => export::run(arguments),
+        Command::Tui(arguments) => tui::run(arguments),
     }
 }
 

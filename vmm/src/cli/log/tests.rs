@@ -40,7 +40,7 @@ impl Writer {
     }
 }
 
-fn log() -> tempfile::TempDir {
+pub(super) fn log() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::new(dir.path());
     for _ in 0..40 {
