@@ -23,6 +23,7 @@ mod wire;
 
 pub use batch::{BatchDecoder, BatchEncoder, Placed, Pushed, decode_records, encode_records};
 pub use error::{DecodeError, EncodeError, Fault};
+pub(crate) use leaf::{decode_value, encode_value};
 pub use message::{EncodedLog, decode_message, encode_message, frame_kind};
 pub use sequence::{Sequence, SequenceFault};
 pub use wire::RecordKind;

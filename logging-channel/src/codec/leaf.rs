@@ -24,6 +24,27 @@ pub(super) fn put<T: Serialize>(out: &mut Vec<u8>, value: T) {
         .expect("wire types are plain structs and a Vec accepts every write");
 }
 
+/// The bytes of one value that is not part of a frame.
+pub(crate) fn encode_value<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out, value);
+    out
+}
+
+/// The one value in `bytes`, in its one form.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(crate) fn decode_value<'a, T>(bytes: &'a [u8], what: &'static str) -> Result<T, DecodeError>
+where
+    T: Deserialize<'a> + Serialize,
+{
+    let mut input = Input::new(bytes);
+    let value = input.leaf(what)?;
+    input.finish()?;
+    Ok(value)
+}
+
 /// Appends `bytes` with their length before them.
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put(out, bytes.len() as u64);

@@ -42,6 +42,15 @@ const FORMATS: &[Format] = &[
         version: ("logging-channel/src/segment/format.rs", "SEGMENT_VERSION"),
     },
     Format {
+        page: "docs/formats/journal.md",
+        files: &[
+            "logging-channel/src/journal/entry.rs",
+            "logging-channel/src/journal/format.rs",
+            "logging-channel/src/journal/histogram.rs",
+        ],
+        version: ("logging-channel/src/journal/format.rs", "JOURNAL_VERSION"),
+    },
+    Format {
         page: "docs/formats/snapshot.md",
         files: &["vmm/src/snapshot/part.rs", "vmm/src/snapshot/state.rs"],
         version: ("vmm/src/snapshot/state.rs", "STATE_VERSION"),

@@ -33,6 +33,14 @@ const EDGES: &[(&str, &str)] = &[
         "reads segment files",
     ),
     (
+        "logging-channel/src/journal/writer.rs",
+        "writes journal files",
+    ),
+    (
+        "logging-channel/src/journal/reader.rs",
+        "reads journal files",
+    ),
+    (
         "logging-channel/src/segment/salvage.rs",
         "reads segment files",
     ),
