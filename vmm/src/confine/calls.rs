@@ -61,6 +61,7 @@ pub(super) const LOG: &[c_long] = &[
     libc::SYS_pwrite64,
     libc::SYS_read,
     libc::SYS_statx,
+    libc::SYS_unlink,
     libc::SYS_writev,
 ];
 

@@ -8,6 +8,7 @@ pub mod divergence;
 pub mod engine;
 pub mod executor;
 pub mod go_live;
+pub mod journal;
 pub mod node;
 pub mod output_gate;
 pub mod precopy;

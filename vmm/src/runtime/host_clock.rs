@@ -1,7 +1,7 @@
 //! The one place where host time enters: a monotonic clock counted from process start.
 
 use logging_channel::host_time::HostTime;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads the host's monotonic clock as [`HostTime`]. Copies share one origin.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,19 @@ impl HostClock {
     pub fn now(&self) -> HostTime {
         let ns = self.origin.elapsed().as_nanos();
         HostTime(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
+
+    /// Wall clock when this clock read zero, microseconds since 1970: what this host believes now, less the
+    /// time since.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for the journal, which no guest sees"
+    )]
+    pub fn wall_clock_us_at_zero(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let us = since.map_or(0, |since| since.as_micros());
+        u64::try_from(us).map_or(0, |us| us.saturating_sub(self.now().0 / 1_000))
     }
 
     /// The instant at which this clock reads `at`.

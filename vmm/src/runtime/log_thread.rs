@@ -1,15 +1,17 @@
-//! Writes the log to segment files on a thread of its own.
+//! Writes the log to segment files, and the journal beside it, on a thread of its own.
 //!
 //! The disk must never hold up the node: the queue is bounded, and if the disk falls that far
 //! behind, or fails, the log on disk ends there, which is said once and clearly. Replication does
 //! not depend on it: acknowledged means in the backup's memory. What was written is synced in time even
-//! when nothing follows it.
+//! when nothing follows it. The journal takes the same way and gives way: it ends by itself when it cannot be
+//! written, and with the log.
 
 use super::host_clock::HostClock;
 use crate::confine::Confinement;
 use crate::confine::filter::{Thread, confine_thread};
 use crate::confine::privileges::drop_capabilities;
 use logging_channel::codec::EncodedLog;
+use logging_channel::journal::{Entry, JournalWriter};
 use logging_channel::record::Record;
 use logging_channel::segment::writer::SegmentWriter;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -19,22 +21,29 @@ use std::time::Duration;
 /// Batches waiting for the disk.
 const QUEUE_BATCHES_MAX: usize = 8_192;
 
-/// Records of one frame; what is queued beyond makes the next.
-const RECORDS_AT_ONCE_MAX: usize = 1_024;
+/// Batches of one frame; what is queued beyond makes the next.
+const ITEMS_AT_ONCE_MAX: usize = 256;
+
+/// What is queued.
+enum Item {
+    Records(Vec<Record>),
+    Journal(Vec<Entry>),
+}
 
 /// The thread and its queue.
 pub(super) struct LogThread {
-    queue: Option<SyncSender<Vec<Record>>>,
+    queue: Option<SyncSender<Item>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LogThread {
-    /// Starts writing to `writer`.
+    /// Starts writing to `writer` and `journal`.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub(super) fn start(
         writer: SegmentWriter,
+        journal: Option<JournalWriter>,
         clock: HostClock,
         confinement: Confinement,
     ) -> std::io::Result<Self> {
@@ -46,7 +55,12 @@ impl LogThread {
                 let confined =
                     drop_capabilities().and_then(|()| confine_thread(confinement, Thread::Log));
                 match confined {
-                    Ok(()) => write(writer, &batches, clock),
+                    Ok(()) => Files {
+                        writer,
+                        journal,
+                        clock,
+                    }
+                    .write(&batches),
                     Err(error) => tracing::error!(%error, "no log is kept on disk"),
                 }
             })?;
@@ -62,7 +76,7 @@ impl LogThread {
             return;
         }
         if let Some(queue) = &self.queue
-            && let Err(error) = queue.try_send(records)
+            && let Err(error) = queue.try_send(Item::Records(records))
         {
             let cause = match error {
                 TrySendError::Full(_) => "the disk is too slow",
@@ -70,6 +84,15 @@ impl LogThread {
             };
             tracing::error!("the log on disk ends here: {cause}");
             self.queue = None;
+        }
+    }
+
+    /// Queues entries of the journal; where there is no room for them they are lost.
+    pub(super) fn note(&mut self, entries: Vec<Entry>) {
+        if let Some(queue) = &self.queue
+            && !entries.is_empty()
+        {
+            let _ = queue.try_send(Item::Journal(entries));
         }
     }
 
@@ -93,51 +116,80 @@ impl Drop for LogThread {
     }
 }
 
-fn write(mut writer: SegmentWriter, batches: &Receiver<Vec<Record>>, clock: HostClock) {
-    let ended = loop {
-        let batch = match next(&writer, batches, clock) {
-            Ok(batch) => batch,
-            Err(RecvTimeoutError::Timeout) => Vec::new(),
-            Err(RecvTimeoutError::Disconnected) => break writer.close().map_err(Into::into),
+/// What the thread writes to.
+struct Files {
+    writer: SegmentWriter,
+    journal: Option<JournalWriter>,
+    clock: HostClock,
+}
+
+impl Files {
+    fn write(mut self, items: &Receiver<Item>) {
+        let ended = loop {
+            let item = match self.next(items) {
+                Ok(item) => Some(item),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break self.close(),
+            };
+            if let Err(cause) = self.append(item, items) {
+                break Err(cause);
+            }
         };
-        if let Err(cause) = append(&mut writer, batch, batches, clock) {
-            break Err(cause);
-        }
-    };
-    if let Err(cause) = ended {
-        tracing::error!("the log on disk ends here: {cause}");
-    }
-}
-
-/// The next batch, or a timeout when it is time to sync.
-fn next(
-    writer: &SegmentWriter,
-    batches: &Receiver<Vec<Record>>,
-    clock: HostClock,
-) -> Result<Vec<Record>, RecvTimeoutError> {
-    let Some(due) = writer.sync_due() else {
-        return batches.recv().map_err(|_| RecvTimeoutError::Disconnected);
-    };
-    let left_ns = due.0.saturating_sub(clock.now().0);
-    batches.recv_timeout(Duration::from_nanos(left_ns))
-}
-
-/// Appends `batch`, with what else is queued, and syncs if that is due.
-fn append(
-    writer: &mut SegmentWriter,
-    mut batch: Vec<Record>,
-    batches: &Receiver<Vec<Record>>,
-    clock: HostClock,
-) -> Result<(), Box<dyn std::error::Error>> {
-    while batch.len() < RECORDS_AT_ONCE_MAX
-        && let Ok(more) = batches.try_recv()
-    {
-        batch.extend(more);
-    }
-    if !batch.is_empty() {
-        for log in EncodedLog::encode_all(&batch)? {
-            writer.append(&log, clock.now())?;
+        if let Err(cause) = ended {
+            tracing::error!("the log on disk ends here: {cause}");
         }
     }
-    Ok(writer.sync_if_due(clock.now())?)
+
+    fn close(mut self) -> Result<(), Box<dyn std::error::Error>> {
+        self.with_journal(JournalWriter::sync);
+        Ok(self.writer.close()?)
+    }
+
+    /// What is queued next, or a timeout when it is time to sync.
+    fn next(&self, items: &Receiver<Item>) -> Result<Item, RecvTimeoutError> {
+        let journal_due = self.journal.as_ref().and_then(JournalWriter::sync_due);
+        let due = [self.writer.sync_due(), journal_due];
+        let Some(due) = due.into_iter().flatten().min() else {
+            return items.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        };
+        let left_ns = due.0.saturating_sub(self.clock.now().0);
+        items.recv_timeout(Duration::from_nanos(left_ns))
+    }
+
+    /// Appends `item`, with what else is queued, and syncs what is due.
+    fn append(
+        &mut self,
+        item: Option<Item>,
+        items: &Receiver<Item>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let (mut batch, mut entries) = (Vec::new(), Vec::new());
+        let mut take = |item| match item {
+            Item::Records(records) => batch.extend(records),
+            Item::Journal(more) => entries.extend(more),
+        };
+        item.into_iter().for_each(&mut take);
+        items.try_iter().take(ITEMS_AT_ONCE_MAX).for_each(&mut take);
+        if !batch.is_empty() {
+            for log in EncodedLog::encode_all(&batch)? {
+                self.writer.append(&log, self.clock.now())?;
+            }
+        }
+        self.writer.sync_if_due(self.clock.now())?;
+        let now = self.clock.now();
+        self.with_journal(|journal| {
+            journal.append(&entries, now)?;
+            journal.sync_if_due(now)
+        });
+        Ok(())
+    }
+
+    /// A journal that cannot be written ends; the log goes on.
+    fn with_journal(&mut self, write: impl FnOnce(&mut JournalWriter) -> std::io::Result<()>) {
+        if let Some(journal) = &mut self.journal
+            && let Err(cause) = write(journal)
+        {
+            tracing::warn!(%cause, "the journal beside the log ends here");
+            self.journal = None;
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::kvm::dirty::DirtyLog;
 use crate::kvm::kick::Kicker;
 use crate::replication::engine::{Emitted, Offer};
 use crate::replication::executor::{Input, Produced};
+use crate::replication::journal::Observer;
 use crate::replication::node::{
     ArbiterReply, HaltReason, Node, NodeCommand, NodeEvent, NodeStatus, Note,
 };
@@ -92,6 +93,8 @@ pub(super) struct Ports {
 /// The loop's state.
 pub(super) struct NodeTask {
     node: Node,
+    /// Sees what the node sees, for the journal.
+    observer: Observer,
     ports: Ports,
     /// Number and queue of the connection in use.
     link: Option<(u64, mpsc::UnboundedSender<Message>)>,
@@ -126,6 +129,7 @@ impl NodeTask {
         let answers = mpsc::channel(4);
         Self {
             node,
+            observer: Observer::default(),
             ports,
             link: None,
             wake_at: None,
@@ -328,8 +332,15 @@ impl NodeTask {
     }
 
     fn handle(&mut self, event: NodeEvent) {
-        for command in self.node.handle(self.ports.clock.now(), event) {
+        let now = self.ports.clock.now();
+        self.observer.event(now, &event);
+        for command in self.node.handle(now, event) {
+            self.observer.command(now, &command);
             self.carry_out(command);
+        }
+        let entries = self.observer.after(now, &self.node);
+        if let Some(log) = &mut self.ports.log {
+            log.note(entries);
         }
         let alone = self.node.role() == Role::Solo;
         if alone && !self.alone {
@@ -416,7 +427,8 @@ impl NodeTask {
             // The writer task flushes and closes; give it the time of a round trip.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        if let Some(log) = self.ports.log.take() {
+        if let Some(mut log) = self.ports.log.take() {
+            log.note(self.observer.finish(self.ports.clock.now()));
             log.close();
         }
         drop(self.ports.console);

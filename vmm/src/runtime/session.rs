@@ -27,9 +27,11 @@ use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
 use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
 use arbiter::register::{Holder, Invalid};
 use logging_channel::clock_agreement::ClockOffer;
+use logging_channel::journal::entry::{Begun, text};
+use logging_channel::journal::{Entry, JournalWriter, What};
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
-use logging_channel::segment::writer::SegmentWriter;
+use logging_channel::segment::writer::{SegmentWriter, SyncPolicy};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use tls::TlsError;
@@ -37,6 +39,9 @@ use tokio::sync::{mpsc, watch};
 
 /// Bytes of output that may wait for acknowledgement before the guest is stopped.
 const GATE_BYTES_MAX: usize = 16 << 20;
+
+/// When the journal is made durable, where the log is at every append.
+const JOURNAL_SYNC_MS: u64 = 1_000;
 
 /// Why a side could not run.
 #[derive(Debug, thiserror::Error)]
@@ -218,7 +223,7 @@ pub(super) async fn live(
         network: network(config)?,
         console: console(config, typed_sender)?,
         typed,
-        log: log(config, beginning, clock, options.confinement)?,
+        log: log(config, beginning, clock, options.confinement, &holder)?,
         claimant,
         start_guest: Box::new(move |generation, clock| {
             if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
@@ -337,6 +342,7 @@ fn log(
     beginning: Beginning,
     clock: HostClock,
     confinement: Confinement,
+    holder: &Holder,
 ) -> Result<Option<LogThread>, RuntimeError> {
     let Some(log) = &config.log else {
         return Ok(None);
@@ -350,12 +356,34 @@ fn log(
     if recovered.next().is_some_and(|next| next.0 > 0) {
         return Err(RuntimeError::LogNotEmpty(dir.display().to_string()));
     }
-    let thread =
-        LogThread::start(writer, clock, confinement).map_err(|source| RuntimeError::Io {
+    let begun = Begun {
+        vm: vm.to_owned(),
+        holder: text(holder.as_str()),
+        wall_clock_us: clock.wall_clock_us_at_zero(),
+    };
+    let journal = journal(&dir, begun, log.options.sync);
+    let thread = LogThread::start(writer, journal, clock, confinement).map_err(|source| {
+        RuntimeError::Io {
             operation: "start the log thread",
             source,
-        })?;
+        }
+    })?;
     Ok(Some(thread))
+}
+
+/// The journal beside the log. A run goes on without one.
+fn journal(dir: &Path, begun: Begun, sync: SyncPolicy) -> Option<JournalWriter> {
+    let sync_ms = match sync {
+        SyncPolicy::Never => None,
+        SyncPolicy::EveryMs(ms) => Some(ms),
+        SyncPolicy::Always => Some(JOURNAL_SYNC_MS),
+    };
+    let (vm, what) = (begun.vm.clone(), What::Begun(begun));
+    let begun = Entry { at_us: 0, what };
+    let sync_ns = sync_ms.map(|ms| ms.saturating_mul(1_000_000));
+    JournalWriter::open(dir, &vm, begun, sync_ns)
+        .inspect_err(|error| tracing::warn!(%error, "no journal is kept beside the log"))
+        .ok()
 }
 
 /// The first of `dir/standby-1`, `dir/standby-2`, ... that is not there yet.
