@@ -2,8 +2,8 @@
 //!
 //! Everything streams: memory is that of a few frames and of the report, whatever the log's size. Nothing
 //! here writes to a log, and nothing is ever replayed from what is salvaged here. What the log does not
-//! hold (host time, acknowledgements, transmitted bytes) is said to be missing, never invented:
-//! `docs/inspecting.md`.
+//! hold (transmitted bytes; without its journal host time and acknowledgements, too) is said to be missing,
+//! never invented: `docs/inspecting.md`.
 //!
 //! ```text
 //! source ──▶ Found::{Record, Hole} ──▶ filter ──▶ line, show, stat, diff, export
@@ -19,6 +19,7 @@ pub mod export;
 pub mod facts;
 pub mod filter;
 pub mod hex;
+pub mod journal;
 pub mod kind;
 pub mod line;
 pub mod packet;

@@ -67,6 +67,9 @@ pub enum WalkError {
     /// A file cannot be read.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// The journal cannot be read.
+    #[error("cannot read the journal beside the log")]
+    Journal(#[source] io::Error),
     /// What was found cannot be written.
     #[error("cannot write the result")]
     Write(#[from] io::Error),

@@ -5,3 +5,4 @@
 pub mod csv;
 pub mod pcapng;
 pub mod trace;
+mod trace_journal;

@@ -1,9 +1,9 @@
 //! A log as a timeline for the Perfetto UI, in the JSON form of Chrome's trace events.
 //!
 //! Tracks: generations, the vCPU's stretches of guest time with their exits, timers, packets received
-//! and sent, console, entropy, marks; and counters of exits and log bytes. The time axis is guest time. When
-//! output was released, records were acknowledged and how far the backup was behind is not in a log, so
-//! there are no tracks of that.
+//! and sent, console, entropy, marks; and counters of exits and log bytes. The time axis is guest time. From the
+//! journal beside the log, if there is one, come roles, going live, transfers, acknowledgements, and the delays
+//! (`trace_journal`); without it there are no tracks of those.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ use std::io::{self, Write};
 
 /// A track of the timeline, in the order of showing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Track {
+pub(super) enum Track {
     Generations = 1,
     Vcpu,
     Timers,
@@ -25,8 +25,14 @@ enum Track {
     Entropy,
     Marks,
     Control,
+    Role,
+    GoingLive,
+    Transfers,
+    Acks,
+    Released,
 }
 
+/// Those of records; the others are there when there is a journal.
 const TRACKS: [(Track, &str); 9] = [
     (Track::Generations, "generations"),
     (Track::Vcpu, "vCPU"),
@@ -66,15 +72,24 @@ impl<W: Write> TraceWriter<W> {
             last_us: 0,
             log_bytes: 0,
         };
-        let named = |what: &str, tid: usize, name: &str| json!({"ph": "M", "name": what, "pid": 1, "tid": tid, "args": {"name": name}});
-        writer.event(&named("process_name", 0, name))?;
+        writer.event(
+            &json!({"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": name}}),
+        )?;
         for (track, name) in TRACKS {
-            writer.event(&named("thread_name", track as usize, name))?;
-            let order = json!({"ph": "M", "name": "thread_sort_index", "pid": 1, "tid": track as usize,
-                "args": {"sort_index": track as usize}});
-            writer.event(&order)?;
+            writer.describe(track, name)?;
         }
         Ok(writer)
+    }
+
+    /// Names a track.
+    pub(super) fn describe(&mut self, track: Track, name: &str) -> io::Result<()> {
+        let tid = track as usize;
+        let args = json!({"name": name});
+        self.event(&json!({"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": args}))?;
+        let args = json!({"sort_index": tid});
+        self.event(
+            &json!({"ph": "M", "name": "thread_sort_index", "pid": 1, "tid": tid, "args": args}),
+        )
     }
 
     /// Takes the next record, which takes `bytes` bytes in the log.
@@ -155,7 +170,7 @@ impl<W: Write> TraceWriter<W> {
         )
     }
 
-    fn event(&mut self, event: &Value) -> io::Result<()> {
+    pub(super) fn event(&mut self, event: &Value) -> io::Result<()> {
         if !std::mem::take(&mut self.first) {
             self.out.write_all(b",\n")?;
         }

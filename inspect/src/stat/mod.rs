@@ -1,7 +1,7 @@
 //! Counts over a whole log, in one pass and bounded memory.
 //!
-//! Times are guest time: the log has no other. When records were acknowledged, output released and how
-//! far the backup was behind is not in the log either; `understudy status` of a running pair knows.
+//! Times are guest time: the log has no other. When records were acknowledged, how long output waited, how far the
+//! backup was behind and who was live is in the journal beside it, in host time; without one it is unknown.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod silence;
 mod text;
 
 use crate::facts::Facts;
+use crate::journal::JournalReport;
 use crate::kind::Kind;
 use crate::source::{Damage, Hole, Step, WalkError, walk_frames};
 use logging_channel::codec::Placed;
@@ -61,6 +62,8 @@ struct Generation {
     from: Position,
     /// Its last record.
     to: Position,
+    /// Who ran the guest in it, if there is a journal that knows.
+    live: Option<String>,
 }
 
 /// The report.
@@ -90,6 +93,8 @@ pub struct Report {
     /// How the guest ended, if the log says so.
     end: Option<String>,
     holes: Vec<Hole>,
+    /// What the journal beside the log says; null without one.
+    journal: Option<JournalReport>,
     #[serde(skip)]
     file: Option<Arc<Path>>,
     #[serde(skip)]
@@ -115,6 +120,7 @@ pub fn gather(dir: &Path) -> Result<(Report, Damage), WalkError> {
         Ok(Step::On)
     })?;
     report.bytes = bytes_on_disk(dir)?;
+    report.journal = crate::journal::gather(dir).map_err(WalkError::Journal)?;
     report.conclude();
     Ok((report, damage))
 }
@@ -206,6 +212,7 @@ impl Report {
                 generation,
                 from,
                 to: from,
+                live: None,
             });
         }
     }
@@ -222,6 +229,11 @@ impl Report {
             }
         }
         self.silences = self.measured.longest();
+        if let Some(journal) = &self.journal {
+            for generation in &mut self.generations {
+                generation.live = journal.live_in(generation.generation).map(str::to_owned);
+            }
+        }
         if let (Some(first), Some(last)) = (&self.first, &self.last) {
             self.guest_time_us = last.guest_time_us.saturating_sub(first.guest_time_us);
         }
@@ -256,6 +268,7 @@ mod tests {
         assert_eq!(json["generations"][1]["generation"], 4);
         assert_eq!(json["generations"][0]["to"]["index"], 22);
         assert_eq!(json["end"], "PowerOff");
+        assert!(json["journal"].is_null());
         let kinds = json["kinds"].as_object().unwrap();
         let sum: u64 = kinds
             .values()
@@ -268,9 +281,25 @@ mod tests {
             "generation   3 from record 0 to 22",
             "generation   4 from record 23 to 24",
             "end          PowerOff",
+            "journal      none: ",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
+    }
+
+    #[test]
+    fn the_journal_beside_a_log_says_who_was_live() {
+        let log = sample::log_in_segments(1 << 20);
+        crate::journal::tests::write(log.dir(), "b.2");
+        let (report, damage) = gather(log.dir()).unwrap();
+        assert_eq!(damage.count, 0);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["generations"][0]["live"], "a.1");
+        assert_eq!(json["generations"][1]["live"], "b.2");
+        assert_eq!(json["journal"]["gate"]["count"], 3);
+        let text = report.text();
+        assert!(text.contains("2.200000 s, live on b.2"), "{text}");
+        assert!(text.contains("\njournal of b.2"), "{text}");
     }
 
     #[test]

@@ -32,6 +32,9 @@ impl Report {
                 silence.of
             );
         }
+        if let Some(journal) = &self.journal {
+            text += &journal.text();
+        }
         for hole in self.holes.iter().take(HOLES_SHOWN) {
             let _ = writeln!(text, "\n{}", HoleText(hole, Theme::plain()));
         }
@@ -67,16 +70,25 @@ impl Report {
             generation,
             from,
             to,
+            live,
         } in &self.generations
         {
             let (begin, end) = (seconds(from.guest_time_us), seconds(to.guest_time_us));
             let (from, to) = (from.index, to.index);
-            let value =
-                format!("{generation} from record {from} to {to}, {begin:.6} s to {end:.6} s");
+            let live = live
+                .as_ref()
+                .map_or_else(String::new, |who| format!(", live on {who}"));
+            let value = format!(
+                "{generation} from record {from} to {to}, {begin:.6} s to {end:.6} s{live}"
+            );
             facts.push(("generation", value));
         }
         let open = || "open: the guest had not ended".to_owned();
         facts.push(("end", self.end.clone().unwrap_or_else(open)));
+        if self.journal.is_none() {
+            let none = "none: lag, the gate's delay and who was live are unknown";
+            facts.push(("journal", none.to_owned()));
+        }
         facts
     }
 

@@ -69,7 +69,7 @@ impl From<WalkError> for Failure {
             WalkError::Segment(error) => error.into(),
             WalkError::NoLog(_) => Self::new(Exit::Failed, error)
                 .remedy("give the directory named by [log] dir in the configuration file"),
-            WalkError::Write(_) => Self::new(Exit::Failed, error),
+            WalkError::Write(_) | WalkError::Journal(_) => Self::new(Exit::Failed, error),
         }
     }
 }

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// Write a log in the form of other programs: packet capture, timeline, table.
 ///
-/// All times are guest time; a packet capture adds the guest's wall clock at power-on. Of packets that
+/// All times are guest time; a timeline also has what the journal beside the log knows, placed by
+/// the records seen at the time; a packet capture adds the guest's wall clock at power-on. Of packets that
 /// left the guest a log has only length and checksum: they are in the capture without bytes, and
 /// only a replay makes them again.
 #[derive(Debug, Args)]
@@ -67,9 +68,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else if let Some(path) = &form.perfetto {
         let name = format!("understudy log {}", dir.display());
         let mut writer = TraceWriter::new(open(path)?, &name)?;
+        let mut times: Option<(u64, u64)> = None;
         let damage = each(arguments, |facts, placed| {
+            let us = placed.record.guest_time.as_micros();
+            times = Some((times.map_or(us, |(first, _)| first), us));
             writer.record(facts, placed.length)
         });
+        // The journal goes beyond the last record, a range does not.
+        let within = times.filter(|_| arguments.choice.from.or(arguments.choice.to).is_some());
+        unless_reader_left(writer.journal(dir, within))?;
         unless_reader_left(writer.finish().map(drop))?;
         damage
     } else if let Some(path) = &form.csv {

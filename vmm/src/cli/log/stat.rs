@@ -13,13 +13,15 @@ use std::path::PathBuf;
 /// Count a log: records and bytes by kind, span, rates, silences, generations, damage.
 ///
 /// Bytes are those of the encoded records, as they travel and lie on disk; `overhead` is what frames
-/// and segment headers add. Rates are per second of guest time. Who was live in a generation, when
-/// records were acknowledged and how far the backup was behind is not in a log.
+/// and segment headers add. Rates are per second of guest time. Who was live in a generation, the
+/// percentiles of the gate's delay, of acknowledgements and of the backup's lag, and what happened on
+/// this side are from the journal beside the log, in host time; a log without one says so.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
     $ understudy log stat /var/lib/understudy/web/log
     $ understudy log stat log --json | jq '.kinds.timer.bytes_per_record'
+    $ understudy log stat log --json | jq '.journal.gate, .journal.lag'
     $ understudy log stat log --json | jq '.silences[] | select(.of == \"packets sent\")'
 
 A log may be read while it is written. Ends with status 8 when it is damaged; an unsynced tail,
