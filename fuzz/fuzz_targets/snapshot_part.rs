@@ -31,7 +31,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         }
         Ok(None) => {
             let all = PageSet::all(MEMORY_BYTES as u64);
-            part::parts_of(&ours, &all, |piece| part::apply(&theirs, &piece) == Ok(None))
+            part::parts_of(&ours, &all, 64, |piece| part::apply(&theirs, &piece) == Ok(None))
                 .expect("pages of this memory");
             assert!(contents(&ours) == contents(&theirs));
         }

@@ -275,6 +275,10 @@ fn seldom(f: &mut String, body: &RecordBody) -> fmt::Result {
         RecordBody::Entropy(bytes) => write!(f, "{} bytes", bytes.len()),
         RecordBody::Control(control) => write!(f, "{control:?}"),
         RecordBody::End(reason) => write!(f, "{reason:?}"),
+        RecordBody::State { last, bytes } => {
+            let which = if *last { ", the last piece" } else { "" };
+            write!(f, "{} bytes{which}", bytes.len())
+        }
     }
 }
 

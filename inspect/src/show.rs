@@ -62,7 +62,10 @@ pub fn write_record(
         }
         RecordBody::Timer | RecordBody::Progress => {}
         RecordBody::Console(_) | RecordBody::Entropy(_) => {}
-        RecordBody::Mark(_) | RecordBody::Control(_) | RecordBody::End(_) => {
+        RecordBody::Mark(_)
+        | RecordBody::Control(_)
+        | RecordBody::End(_)
+        | RecordBody::State { .. } => {
             writeln!(out, "  content     {}", Content(&facts))?;
         }
     }

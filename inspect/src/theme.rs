@@ -31,7 +31,7 @@ impl Theme {
             Kind::Packet | Kind::Console => AnsiColor::Cyan,
             Kind::Output => AnsiColor::Green,
             Kind::Start | Kind::Control | Kind::End => AnsiColor::Yellow,
-            Kind::Entropy => AnsiColor::Magenta,
+            Kind::Entropy | Kind::State => AnsiColor::Magenta,
             Kind::Timer | Kind::Mark | Kind::Progress => AnsiColor::BrightBlack,
         };
         self.paint(

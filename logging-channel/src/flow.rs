@@ -55,7 +55,7 @@ impl Default for FlowConfig {
 pub fn weight_bytes(record: &Record) -> u64 {
     let payload = match &record.body {
         RecordBody::Console(bytes) | RecordBody::Entropy(bytes) => bytes.len(),
-        RecordBody::Packet { bytes, .. } => bytes.len(),
+        RecordBody::Packet { bytes, .. } | RecordBody::State { bytes, .. } => bytes.len(),
         RecordBody::Start(start) => start.vm.len() + start.cmdline.len() + 256,
         RecordBody::Timer
         | RecordBody::Output(_)

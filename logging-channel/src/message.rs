@@ -10,7 +10,7 @@ use crate::record::{LogIndex, Record};
 use serde::{Deserialize, Serialize};
 
 /// Version of the channel's protocol; both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// A message on the logging channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

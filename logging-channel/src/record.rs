@@ -70,6 +70,14 @@ pub enum RecordBody {
     Control(Control),
     /// The guest ended at this point; nothing follows.
     End(EndReason),
+    /// A piece of the state that the guest reached from this point without an exit (exit clock): it
+    /// is loaded instead of replayed. Means nothing until the last piece is there.
+    State {
+        /// The last of them: the guest now is at a new point, one exit further.
+        last: bool,
+        /// An item of `docs/formats/snapshot.md`.
+        bytes: Vec<u8>,
+    },
 }
 
 /// Sizes of everything in a record that a peer could inflate.
@@ -78,6 +86,8 @@ pub mod limits {
     pub const PACKET_BYTES_MAX: usize = 65_536 + 18;
     /// Longest console input or entropy payload of one record.
     pub const INPUT_BYTES_MAX: usize = 4_096;
+    /// Longest piece of a state in one record.
+    pub const STATE_BYTES_MAX: usize = 96 * 1024;
     /// Longest text in a Start record (names, command line).
     pub const TEXT_BYTES_MAX: usize = 4_096;
     /// Longest encoded record; the codec refuses more before allocating.

@@ -12,6 +12,7 @@ mod lab;
 mod protection;
 mod record_replay;
 mod redundancy;
+mod spinning;
 mod split_brain;
 
 use anyhow::{Result, bail};
@@ -34,6 +35,7 @@ struct Drill {
 /// Every drill, in the order of running: those that kill no host first, since they need no boot.
 const GROUPS: &[&[Drill]] = &[
     record_replay::DRILLS,
+    spinning::DRILLS,
     counters::DRILLS,
     split_brain::DRILLS,
     arbiter_outage::DRILLS,

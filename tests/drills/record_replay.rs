@@ -64,6 +64,7 @@ pub(crate) struct Report {
     exits: u64,
     memory_digests: u64,
     pub(crate) between: u64,
+    pub(crate) states: u64,
     end: Option<String>,
     registers_digest: u64,
     memory_digest: u64,

@@ -20,6 +20,10 @@ pub struct LogEvidence {
     pub records: u64,
     /// Output records among them.
     pub outputs: u64,
+    /// States that the guest was taken on by.
+    pub states: u64,
+    /// Bytes of them.
+    pub state_bytes: u64,
     /// Index of the first record of each generation after the first, with the generation.
     pub generations: Vec<(u64, u64)>,
     /// Why reading ended before the end of the files; a killed host's last pages are often lost.
@@ -159,6 +163,10 @@ impl Reading {
         };
         seen.records += 1;
         seen.outputs += u64::from(matches!(record.body, RecordBody::Output(_)));
+        if let RecordBody::State { last, bytes } = &record.body {
+            seen.states += u64::from(*last);
+            seen.state_bytes += bytes.len() as u64;
+        }
         if let Some(generation) = begins_generation(&record) {
             seen.generations.push((record.index.0, generation));
         }

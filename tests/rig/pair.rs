@@ -49,6 +49,8 @@ pub struct PairOptions {
     pub suspect_ms: u32,
     /// Longest time between two marks, in milliseconds.
     pub mark_ms: u32,
+    /// Longest wait for a guest that makes no exit (exit clock), in milliseconds; 0 means for ever.
+    pub stall_ms: u32,
     /// Compare all guest memory at every n-th mark; 0 means never.
     pub memory_every: u32,
     /// Keep the log on the evidence disk.
@@ -71,6 +73,7 @@ impl Default for PairOptions {
             heartbeat_ms: 20,
             suspect_ms: SUSPECT_MS,
             mark_ms: 20,
+            stall_ms: STALL_MS,
             memory_every: 0,
             log: true,
             tls: false,
@@ -84,6 +87,10 @@ impl Default for PairOptions {
 /// get none for a good part of a second without being dead (730 ms were seen). The product's default
 /// is 120 ms; what is measured (demo, bench) is measured with less than this.
 const SUSPECT_MS: u32 = 1_500;
+
+/// An emulated processor is some twenty times slower than a real one: a stretch that is long for a guest
+/// at the product's default (50 ms) is a usual one here.
+const STALL_MS: u32 = 200;
 
 impl PairOptions {
     /// The configuration file.
@@ -101,6 +108,7 @@ impl PairOptions {
             suspect_ms,
             mark_ms,
             memory_every,
+            stall_ms,
             ..
         } = self;
         let (guest, channel, url) = (address::GUEST, address::PRIMARY_LOG, Arbiter::url());
@@ -146,6 +154,7 @@ impl PairOptions {
              {log}\
              [clock]\n\
              kind = \"{clock}\"\n\
+             stall_ms = {stall_ms}\n\
              [verify]\n\
              memory_every = {memory_every}\n\
              [control]\n\

@@ -12,7 +12,7 @@ use vmm::replication::role::Role;
 /// A part of a state that holds nothing.
 const EMPTY_PAGE: u8 = 0;
 /// A byte of the toy's state that is in its memory.
-const MEMORY_BYTE: usize = 12 * 8;
+const MEMORY_BYTE: usize = 13 * 8;
 
 impl World {
     /// An offer leaves the node.
@@ -141,7 +141,10 @@ impl World {
         }
         let clock = host.clock(self.now);
         if let (Processor::Running, Some(engine)) = (host.processor, &mut host.engine) {
-            engine.executor().kick_next = host.random.percent(self.plan.kick_percent);
+            let toy = engine.executor();
+            toy.kick_next = host.random.percent(self.plan.kick_percent);
+            toy.loses_writes = self.options.sabotage == Sabotage::LostWrite;
+            self.stats.states += std::mem::take(&mut toy.states_loaded);
             engine.execute().unwrap_or_else(|never| match never {});
         }
         host.processor = Processor::Waiting;

@@ -121,6 +121,8 @@ fn engine_config() -> EngineConfig {
     EngineConfig {
         mark_interval_ns: 8_000_000,
         verify_memory_every: Some(4),
+        stall_ns: Some(1_000_000),
+        forget_interval_ns: 30_000_000,
         ..EngineConfig::default()
     }
 }
@@ -227,7 +229,7 @@ impl Host {
         let cpu = ToyCpu::decode(&loaded).ok_or("a guest begins with half a state")?;
         let source = entropy(&mut self.random);
         let config = engine_config();
-        let engine = Engine::replaying_from(next, ClockKind::Exits, cpu, config, source);
+        let engine = Engine::replaying_from(next, cpu, config, source);
         self.engine = Some(engine.unwrap_or_else(|never| match never {}));
         Ok(())
     }

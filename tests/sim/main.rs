@@ -104,7 +104,7 @@ fn many(args: &Args, sabotage: Sabotage) -> ExitCode {
         Ok(summary) => {
             println!(
                 "{} seeds hold: {} events, {} requests answered; a backup went live in {}, \
-                 a primary went on alone in {}; {} times a new backup got the state; longest silence with a backup gone live {} ms \
+                 a primary went on alone in {}; {} times a new backup got the state; {} states came with the log; longest silence with a backup gone live {} ms \
                  (arbiter outages included); {:.1} s",
                 summary.seeds,
                 summary.events,
@@ -112,6 +112,7 @@ fn many(args: &Args, sabotage: Sabotage) -> ExitCode {
                 summary.went_live,
                 summary.went_on_alone,
                 summary.transfers,
+                summary.states,
                 summary.silence_ms_max,
                 began.elapsed().as_secs_f64()
             );

@@ -18,18 +18,21 @@ pub enum Sabotage {
     WrongByte,
     /// One bit of a running guest's state is lost on its way to a new backup.
     WrongState,
+    /// A state in the log lacks the words that the guest wrote.
+    LostWrite,
     /// A restarted process claims under its predecessor's name.
     ReuseName,
 }
 
 /// All that breaks something.
-pub const ALL: [Sabotage; 7] = [
+pub const ALL: [Sabotage; 8] = [
     Sabotage::ReleaseBeforeAcknowledgement,
     Sabotage::GoLiveWithoutClaim,
     Sabotage::ForgetGeneration,
     Sabotage::SkipTheRestOfTheLog,
     Sabotage::WrongByte,
     Sabotage::WrongState,
+    Sabotage::LostWrite,
     Sabotage::ReuseName,
 ];
 

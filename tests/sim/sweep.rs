@@ -23,6 +23,8 @@ pub struct Summary {
     pub went_live: u64,
     /// Runs in which a primary went on alone.
     pub went_on_alone: u64,
+    /// States in the log that a backup went on from.
+    pub states: u64,
     /// Running guests that were given to a new backup.
     pub transfers: u64,
     /// Longest time a client waited, over runs in which a backup went live, in milliseconds.
@@ -37,6 +39,7 @@ impl Summary {
         self.went_live += u64::from(stats.went_live);
         self.went_on_alone += u64::from(stats.went_on_alone);
         self.transfers += stats.transfers;
+        self.states += stats.states;
         if stats.went_live {
             self.silence_ms_max = self.silence_ms_max.max(stats.silence_ns_max / 1_000_000);
         }
@@ -144,6 +147,7 @@ fn merge(found: &Mutex<(Summary, Option<Failure>)>, own: &Summary) {
     all.went_live += own.went_live;
     all.went_on_alone += own.went_on_alone;
     all.transfers += own.transfers;
+    all.states += own.states;
     all.silence_ms_max = all.silence_ms_max.max(own.silence_ms_max);
 }
 

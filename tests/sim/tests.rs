@@ -28,6 +28,7 @@ fn ten_thousand_seeds_hold() {
     assert!(summary.went_live > SEEDS / 10, "{summary:?}");
     assert!(summary.went_on_alone > SEEDS / 10, "{summary:?}");
     assert!(summary.transfers > SEEDS / 10, "{summary:?}");
+    assert!(summary.states > SEEDS, "{summary:?}");
     assert!(summary.answered > SEEDS * 20, "{summary:?}");
 }
 

@@ -6,6 +6,9 @@
 //! All of it is a function of the state and of the inputs: any byte that differs between two copies
 //! shows in every later digest.
 //!
+//! A stretch is a few steps long. A kick ends it between two of them, at a place that no exit names, and
+//! leaves the rest for later; from there the toy can be taken on by its state.
+//!
 //! `trail` is the simulation's own evidence, independent of the engine's checks: a digest of the
 //! state on arrival at every exit.
 
@@ -89,6 +92,14 @@ pub struct ToyCpu {
     outputs: u64,
     standing: Standing,
     power_off_exit: u64,
+    /// Steps to the next exit, if a kick came before it.
+    left: u64,
+    /// Words of memory written since that was last asked, a bit each. No guest state.
+    written: u16,
+    /// Sabotage: the next state lacks what was written.
+    pub loses_writes: bool,
+    /// States taken over from the log.
+    pub states_loaded: u64,
     /// The host ends the next stretch before its exit. No guest state.
     pub kick_next: bool,
     /// Digest of the state on arrival at exit 1, 2, ...
@@ -112,6 +123,10 @@ impl ToyCpu {
             outputs: 0,
             standing: Standing::Runnable,
             power_off_exit,
+            left: 0,
+            written: 0,
+            loses_writes: false,
+            states_loaded: 0,
             kick_next: false,
             trail: Vec::new(),
         }
@@ -147,6 +162,7 @@ impl ToyCpu {
             self.outputs,
             standing,
             self.power_off_exit,
+            self.left,
             self.received.len() as u64,
         ];
         let all = fixed.iter().chain(&self.memory).chain(&self.received);
@@ -158,6 +174,11 @@ impl ToyCpu {
     /// What the parts of [`Executor::save`] make together; `None` when some are missing.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let toy = Self::decode_words(bytes)?;
+        (toy.trail.len() as u64 == toy.exits).then_some(toy)
+    }
+
+    fn decode_words(bytes: &[u8]) -> Option<Self> {
         let mut words = words(bytes).into_iter();
         let mut next = || words.next();
         let mut toy = Self::new(0, 0);
@@ -175,6 +196,7 @@ impl ToyCpu {
             _ => return None,
         };
         toy.power_off_exit = next()?;
+        toy.left = next()?;
         let received = next()?;
         for word in &mut toy.memory {
             *word = next()?;
@@ -183,7 +205,7 @@ impl ToyCpu {
             toy.received.push_back(next()?);
         }
         toy.trail = words.collect();
-        (toy.trail.len() as u64 == toy.exits).then_some(toy)
+        Some(toy)
     }
 
     fn devices_digest(&self) -> u64 {
@@ -212,7 +234,46 @@ impl ToyCpu {
         let place = (self.registers % 16) as usize;
         self.registers =
             mix(self.registers ^ self.memory[place] ^ self.guest_time.as_micros() ^ self.exits);
-        self.memory[(self.registers >> 8) as usize % 16] ^= self.registers;
+        self.write((self.registers >> 8) as usize % 16, self.registers);
+    }
+
+    fn write(&mut self, place: usize, word: u64) {
+        self.memory[place] ^= word;
+        self.written |= 1 << place;
+    }
+
+    fn note_exit(&mut self) {
+        self.trail.push(mix(self.registers
+            ^ self.devices_digest()
+            ^ self.memory_digest()));
+    }
+
+    /// The words written since this was last asked, each behind its place.
+    fn written_words(&mut self) -> Vec<u8> {
+        if std::mem::take(&mut self.loses_writes) {
+            self.written = 0;
+        }
+        let written = std::mem::take(&mut self.written);
+        let places = (0..16_u64).filter(|place| written >> place & 1 == 1);
+        let words = places.flat_map(|place| [place, self.memory[place as usize]]);
+        words.flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// Takes over what [`Executor::name_here`] gave.
+    fn take_over(&mut self, pages: &[u8], rest: &[u8]) -> Option<()> {
+        for pair in words(pages).chunks_exact(2) {
+            *self.memory.get_mut(usize::try_from(pair[0]).ok()?)? = pair[1];
+        }
+        let next = Self::decode_words(rest)?;
+        *self = Self {
+            memory: self.memory,
+            trail: std::mem::take(&mut self.trail),
+            states_loaded: self.states_loaded + 1,
+            kick_next: self.kick_next,
+            ..next
+        };
+        self.note_exit();
+        (self.trail.len() as u64 == self.exits).then_some(())
     }
 
     fn serve(&mut self, sequence: u64, outputs: &mut Vec<Produced>) {
@@ -303,6 +364,36 @@ impl Executor for ToyCpu {
             .collect())
     }
 
+    fn forget_writes(&mut self) -> Result<(), Infallible> {
+        self.written = 0;
+        Ok(())
+    }
+
+    fn name_here(&mut self) -> Result<Vec<Vec<u8>>, Infallible> {
+        assert!(self.left > 0, "a kick stopped it between two exits");
+        self.exits += 1;
+        let pages = self.written_words();
+        self.note_exit();
+        let rest = Self {
+            memory: [0; 16],
+            trail: Vec::new(),
+            ..self.clone()
+        };
+        Ok(vec![pages, rest.encode()])
+    }
+
+    fn state_bytes_max(&self) -> u64 {
+        2_000
+    }
+
+    fn load(&mut self, pieces: &[Vec<u8>]) -> Result<Result<(), String>, Infallible> {
+        let loaded = match pieces {
+            [pages, rest] => self.take_over(pages, rest),
+            _ => None,
+        };
+        Ok(loaded.ok_or_else(|| "it is not whole".to_owned()))
+    }
+
     fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, Infallible> {
         assert!(time >= self.guest_time, "guest time never goes backwards");
         self.guest_time = time;
@@ -312,13 +403,12 @@ impl Executor for ToyCpu {
         }
         match input {
             Input::Timer => {}
-            Input::Console(bytes) => self.memory[0] ^= mix(bytes.len() as u64),
+            Input::Console(bytes) => self.write(0, mix(bytes.len() as u64)),
             Input::Packet { bytes, .. } => self.received.extend(words(&bytes).first()),
             Input::Entropy(bytes) => {
                 self.wanted_entropy = 0;
-                self.memory[1] = bytes
-                    .iter()
-                    .fold(0, |word, byte| mix(word ^ u64::from(*byte)));
+                let fold = |word, byte: &u8| mix(word ^ u64::from(*byte));
+                self.write(1, bytes.iter().fold(0, fold));
             }
         }
         if self.standing == Standing::Halted {
@@ -336,7 +426,15 @@ impl Executor for ToyCpu {
             "only a runnable guest is entered"
         );
         let mut outputs = Vec::new();
-        if std::mem::take(&mut self.kick_next) {
+        if self.left == 0 {
+            self.left = 2 + self.registers % 3;
+        }
+        let kicked = std::mem::take(&mut self.kick_next);
+        while self.left > u64::from(kicked) {
+            self.compute();
+            self.left -= 1;
+        }
+        if kicked {
             return Ok(Stretch {
                 arrival: Arrival::Kicked,
                 outputs,
@@ -344,7 +442,6 @@ impl Executor for ToyCpu {
             });
         }
         self.exits += 1;
-        self.compute();
         for _ in 0..2 {
             if let Some(sequence) = self.received.pop_front() {
                 self.serve(sequence, &mut outputs);
@@ -357,9 +454,7 @@ impl Executor for ToyCpu {
             self.wanted_entropy = 8;
         }
         self.standing = self.next_standing();
-        self.trail.push(mix(self.registers
-            ^ self.devices_digest()
-            ^ self.memory_digest()));
+        self.note_exit();
         Ok(Stretch {
             arrival: Arrival::Point,
             outputs,
@@ -406,6 +501,41 @@ mod tests {
             copy.run(None).expect("infallible");
             assert_eq!(copy.encode(), cpu.encode());
         }
+    }
+
+    #[test]
+    fn a_copy_that_waits_is_taken_on_by_the_state() {
+        let (mut cpu, mut copy) = (ToyCpu::new(7, 1_000), ToyCpu::new(7, 1_000));
+        cpu.forget_writes().expect("infallible");
+        for _ in 0..20 {
+            cpu.kick_next = true;
+            let stretch = cpu.run(None).expect("infallible");
+            assert_eq!(stretch.arrival, Arrival::Kicked);
+            let pieces = cpu.name_here().expect("infallible");
+            assert_eq!(copy.load(&pieces), Ok(Ok(())));
+            assert_eq!(copy.encode(), cpu.encode());
+            assert!(
+                copy.clone()
+                    .load(&pieces[1..])
+                    .expect("infallible")
+                    .is_err()
+            );
+            let input = Input::Entropy(vec![1, 2, 3]);
+            for toy in [&mut cpu, &mut copy] {
+                toy.standing = Standing::Runnable;
+                toy.apply(GuestTime::ZERO, input.clone())
+                    .expect("infallible");
+                toy.run(None).expect("infallible");
+                toy.standing = Standing::Runnable;
+            }
+            assert_eq!(copy.encode(), cpu.encode());
+        }
+        cpu.kick_next = true;
+        cpu.run(None).expect("infallible");
+        cpu.loses_writes = true;
+        let pieces = cpu.name_here().expect("infallible");
+        assert_eq!(copy.load(&pieces), Ok(Ok(())));
+        assert_ne!(copy.memory_digest(), cpu.memory_digest());
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Stats {
     pub went_live: bool,
     /// Whether a primary went on alone.
     pub went_on_alone: bool,
+    /// States in the log that a backup went on from.
+    pub states: u64,
     /// Running guests that were given to a new backup.
     pub transfers: u64,
 }

@@ -54,6 +54,9 @@ pub struct Config {
     pub log: Option<Log>,
     /// Which execution clock names the points.
     pub clock: ClockChoice,
+    /// Longest time that a timer or input waits for a guest that makes no exit (exit clock),
+    /// nanoseconds; none: for ever.
+    pub stall_ns: Option<u64>,
     /// Put a digest of all guest memory into every n-th mark; never when none.
     pub verify_memory_every: Option<u32>,
     /// The control socket's path.

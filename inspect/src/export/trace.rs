@@ -113,7 +113,7 @@ impl<W: Write> TraceWriter<W> {
             RecordBody::Output(output) if output.device != OutputDevice::Console => Track::Sent,
             RecordBody::Output(_) | RecordBody::Console(_) => Track::Console,
             RecordBody::Entropy(_) => Track::Entropy,
-            RecordBody::Mark(_) => Track::Marks,
+            RecordBody::Mark(_) | RecordBody::State { .. } => Track::Marks,
             RecordBody::Control(_) | RecordBody::End(_) => Track::Control,
         };
         let name = match facts.packet() {

@@ -5,11 +5,11 @@
 //! base   = index exits branches time_us               of the first record, four varints
 //! record = head tag check [branches [rip]] [time] body
 //!   head     varint  2 * (exits - exits before) + (1 if between exits)
-//!   tag      byte    kind, plus TAG_BRANCHES and TAG_MEMORY
+//!   tag      byte    kind, plus TAG_BRANCHES, TAG_MEMORY and TAG_LAST
 //!   check    2 bytes register check, raw
 //!   branches varint  difference; between exits always, at an exit when TAG_BRANCHES says so
 //!   rip      varint  zigzag difference to the last rip of the batch, at first to 0; between only
-//!   time     varint  difference in microseconds; not for Output, Mark, Progress, End
+//!   time     varint  difference in microseconds; not for Output, Mark, Progress, End, State
 //! ```
 //!
 //! Invariants: a batch has at least one record and fits one frame; the first record's differences
@@ -21,13 +21,13 @@ use super::error::{DecodeError, EncodeError, Fault};
 use super::leaf::{self, Input};
 use super::sequence::{Sequence, SequenceFault};
 use super::wire::{
-    RecordKind, TAG_BRANCHES, TAG_KIND, TAG_MEMORY, WireBase, WireControl, WireDigests, WireEnd,
-    WireOutput, WireStart, check_length,
+    RecordKind, TAG_BRANCHES, TAG_KIND, TAG_LAST, TAG_MEMORY, WireBase, WireControl, WireDigests,
+    WireEnd, WireOutput, WireStart, check_length,
 };
 use crate::execution_point::{ExecutionPoint, PointKind};
 use crate::frame::{self, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::host_time::GuestTime;
-use crate::record::limits::{INPUT_BYTES_MAX, PACKET_BYTES_MAX, RECORD_BYTES_MAX};
+use crate::record::limits::{INPUT_BYTES_MAX, PACKET_BYTES_MAX, RECORD_BYTES_MAX, STATE_BYTES_MAX};
 use crate::record::{LogIndex, Record, RecordBody};
 
 // Four varints of at most nine bytes, and one record.
@@ -203,6 +203,9 @@ fn put_record(out: &mut Vec<u8>, previous: &Previous, record: &Record) -> Result
     {
         tag |= TAG_MEMORY;
     }
+    if let RecordBody::State { last: true, .. } = &record.body {
+        tag |= TAG_LAST;
+    }
     leaf::put(out, head);
     out.push(tag);
     out.extend_from_slice(&record.point.check.to_le_bytes());
@@ -237,6 +240,7 @@ fn put_body(out: &mut Vec<u8>, body: &RecordBody) -> Result<(), Fault> {
         }
         RecordBody::Control(control) => leaf::put::<WireControl>(out, *control),
         RecordBody::End(reason) => leaf::put::<WireEnd>(out, *reason),
+        RecordBody::State { bytes, .. } => put_limited(out, "state", bytes, STATE_BYTES_MAX)?,
     }
     Ok(())
 }
@@ -445,6 +449,10 @@ impl<'a> BatchDecoder<'a> {
             }
             RecordKind::Control => RecordBody::Control(input.leaf::<WireControl>("control")?),
             RecordKind::End => RecordBody::End(input.leaf::<WireEnd>("end")?),
+            RecordKind::State => RecordBody::State {
+                last: tag & TAG_LAST != 0,
+                bytes: input.bytes("state", STATE_BYTES_MAX)?.to_vec(),
+            },
         })
     }
 }
@@ -452,10 +460,10 @@ impl<'a> BatchDecoder<'a> {
 /// Flags that a record of `kind` with this head may have in its tag.
 const fn allowed_flags(kind: RecordKind, head: u64) -> u8 {
     let at_exit = if head & 1 == 0 { TAG_BRANCHES } else { 0 };
-    let of_kind = if matches!(kind, RecordKind::Mark) {
-        TAG_MEMORY
-    } else {
-        0
+    let of_kind = match kind {
+        RecordKind::Mark => TAG_MEMORY,
+        RecordKind::State => TAG_LAST,
+        _ => 0,
     };
     at_exit | of_kind
 }

@@ -56,6 +56,9 @@ fn golden_bytes_of_every_kind() {
         "0207efbe010102",
         // Progress.
         "0209efbe",
+        // State: a piece, and the last one.
+        "000aefbe03030104",
+        "004aefbe03030104",
         // End: PowerOff.
         "0208efbe00",
     ];
@@ -216,10 +219,12 @@ fn decoder_says_what_and_where() {
         fault_of(decode_records(&base)),
         (4, truncated("a batch without records"))
     );
-    let cases: [(&[u8], usize, Fault); 10] = [
+    let cases: [(&[u8], usize, Fault); 12] = [
         (&[0], 5, truncated("tag")),
         (&[0, 1, 0], 6, truncated("register check")),
-        (&[0, 10, 0, 0], 5, Fault::UnknownTag(10)),
+        (&[0, 11, 0, 0], 5, Fault::UnknownTag(11)),
+        (&[0, 10, 0, 0], 8, truncated("state")),
+        (&[0, 0x41, 0, 0, 0], 5, Fault::UnknownTag(0x41)),
         (&[0, 0x21, 0, 0, 0], 5, Fault::UnknownTag(0x21)),
         (&[1, 0x11, 0, 0, 0, 0, 0], 5, Fault::UnknownTag(0x11)),
         (&[0, 0x11, 0, 0, 0, 0], 6, Fault::NotCanonical("branches")),

@@ -80,8 +80,18 @@ pub(crate) fn one_of_each() -> Vec<Record> {
         record(8, 501, 15_000, RecordBody::Mark(verified)),
         record(9, 502, 15_001, RecordBody::Control(Control::Generation(2))),
         record(10, 503, 15_001, RecordBody::Progress),
-        record(11, 504, 15_001, RecordBody::End(EndReason::PowerOff)),
+        record(11, 503, 15_001, state(false)),
+        record(12, 503, 15_001, state(true)),
+        record(13, 504, 15_001, RecordBody::End(EndReason::PowerOff)),
     ]
+}
+
+/// A piece of a state.
+fn state(last: bool) -> RecordBody {
+    RecordBody::State {
+        last,
+        bytes: vec![3, 1, 4],
+    }
 }
 
 /// `count` timer records from index `first` on, 10 ms and 20 exits apart.
@@ -120,6 +130,8 @@ fn any_body() -> impl Strategy<Value = RecordBody> {
             RecordBody::Control(Control::Generation(generation))
         }),
         1 => Just(RecordBody::Control(Control::PowerOff)),
+        1 => (any::<bool>(), vec(any::<u8>(), 0..300))
+            .prop_map(|(last, bytes)| RecordBody::State { last, bytes }),
     ]
 }
 

@@ -36,11 +36,13 @@ pub enum RecordKind {
     End = 8,
     /// [`RecordBody::Progress`]
     Progress = 9,
+    /// [`RecordBody::State`]
+    State = 10,
 }
 
 impl RecordKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Timer,
         Self::Console,
@@ -51,6 +53,7 @@ impl RecordKind {
         Self::Control,
         Self::End,
         Self::Progress,
+        Self::State,
     ];
 
     /// The kind of `body`.
@@ -67,6 +70,7 @@ impl RecordKind {
             RecordBody::Control(_) => Self::Control,
             RecordBody::End(_) => Self::End,
             RecordBody::Progress => Self::Progress,
+            RecordBody::State { .. } => Self::State,
         }
     }
 
@@ -84,6 +88,7 @@ impl RecordKind {
             Self::Control => "control",
             Self::End => "end",
             Self::Progress => "progress",
+            Self::State => "state",
         }
     }
 
@@ -94,7 +99,10 @@ impl RecordKind {
     /// Whether the record carries a difference of guest time; the other kinds inherit the time.
     #[must_use]
     pub const fn moves_time(self) -> bool {
-        !matches!(self, Self::Output | Self::Mark | Self::Progress | Self::End)
+        !matches!(
+            self,
+            Self::Output | Self::Mark | Self::Progress | Self::End | Self::State
+        )
     }
 }
 
@@ -104,6 +112,8 @@ pub(super) const TAG_KIND: u8 = 0x0F;
 pub(super) const TAG_BRANCHES: u8 = 0x10;
 /// Tag bit: a Mark with a digest of guest memory.
 pub(super) const TAG_MEMORY: u8 = 0x20;
+/// Tag bit: the last piece of a State.
+pub(super) const TAG_LAST: u8 = 0x40;
 
 /// Where a batch begins: index, point and time of its first record, whose own differences are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

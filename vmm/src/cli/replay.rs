@@ -250,12 +250,13 @@ fn text_of(report: &ReplayReport) -> String {
         marks,
         memory_digests,
         between,
+        states,
         ..
     } = report;
     format!(
         "replayed     {records} records, {exits} exits\n\
          compared     {marks} digests of registers and devices, {memory_digests} of all memory\n\
-         landings     {between} inputs between exits\n\
+         landings     {between} inputs between exits, {states} states loaded\n\
          guest time   {guest:.6} s\n\
          host time    {host:.3} s\n\
          end          {end}\n\

@@ -13,7 +13,7 @@ use crate::replication::divergence::Divergence;
 use crate::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, Next, Offer};
 use crate::replication::executor::{Executor, Input};
 use logging_channel::codec::{EncodedLog, decode_records};
-use logging_channel::execution_point::PointKind;
+use logging_channel::execution_point::{ExecutionPoint, PointKind};
 use logging_channel::host_time::HostTime;
 use logging_channel::record::{ClockKind, Digests, EndReason, Record, RecordBody, Start};
 use paper_guest::{Host, PaperGuest, mix};
@@ -29,6 +29,8 @@ const POLLS_MAX: u64 = 100_000;
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     kind: ClockKind,
+    /// See [`EngineConfig`].
+    stall_ns: Option<u64>,
     recording: Host,
     replaying: Host,
 }
@@ -36,8 +38,17 @@ struct Clock {
 fn exit_clock() -> Clock {
     Clock {
         kind: ClockKind::Exits,
+        stall_ns: None,
         recording: Host::default(),
         replaying: Host::default(),
+    }
+}
+
+/// The exit clock with State records where the guest makes no exits.
+fn exit_clock_with_states() -> Clock {
+    Clock {
+        stall_ns: Some(15_000),
+        ..exit_clock()
     }
 }
 
@@ -56,13 +67,14 @@ fn branch_clock(crossing: Crossing, skid: u64, late_signals: bool) -> Clock {
     };
     Clock {
         kind: ClockKind::Branches,
+        stall_ns: None,
         recording: host,
         replaying: host,
     }
 }
 
 fn clocks() -> Vec<Clock> {
-    let mut clocks = vec![exit_clock()];
+    let mut clocks = vec![exit_clock(), exit_clock_with_states()];
     for crossing in [Crossing::Breakpoint, Crossing::SingleStep] {
         for skid in [0, 1, 10, 100] {
             clocks.extend([false, true].map(|late| branch_clock(crossing, skid, late)));
@@ -91,17 +103,21 @@ fn start(clock: ClockKind) -> Start {
     }
 }
 
-const CONFIG: EngineConfig = EngineConfig {
-    mark_interval_ns: 100_000,
-    verify_memory_every: Some(2),
-    inbox_bytes_max: 4_096,
-};
+fn config(clock: Clock) -> EngineConfig {
+    EngineConfig {
+        mark_interval_ns: 100_000,
+        verify_memory_every: Some(2),
+        inbox_bytes_max: 4_096,
+        stall_ns: clock.stall_ns,
+        forget_interval_ns: 200_000,
+    }
+}
 
 /// Records a guest, under inputs at random moments, to its commanded end.
 fn record(clock: Clock, seed: u64) -> (Vec<Record>, Digests) {
     let mut now = HostTime(0);
     let guest = PaperGuest::new(clock.recording, seed);
-    let engine = Engine::recording(guest, start(clock.kind), CONFIG, entropy(), now);
+    let engine = Engine::recording(guest, start(clock.kind), config(clock), entropy(), now);
     let mut engine = engine.expect("an honest counter");
     let mut records = Vec::new();
     for round in 0.. {
@@ -145,11 +161,11 @@ enum Outcome {
 /// Replays `records`, a few at a time, and looks that the guest never runs past what it was given.
 fn replay(clock: Clock, seed: u64, records: &[Record]) -> Outcome {
     let guest = PaperGuest::new(clock.replaying, mix(seed));
-    let engine = Engine::replaying(guest, CONFIG, entropy());
+    let engine = Engine::replaying(guest, config(clock), entropy());
     let mut engine = engine.expect("the first read is honest");
     let now = HostTime(0);
     let mut rest = records;
-    let mut horizon = 0;
+    let mut horizon = ExecutionPoint::default();
     for poll in 0..POLLS_MAX {
         let next = match engine.poll(now) {
             Ok(next) => next,
@@ -171,18 +187,19 @@ fn replay(clock: Clock, seed: u64, records: &[Record]) -> Outcome {
             Next::Wait { .. } => {
                 let few = (1 + mix(seed ^ poll) % 4).min(rest.len() as u64);
                 let (given, left) = rest.split_at(few as usize);
-                horizon = given.last().map_or(horizon, |record| record.point.branches);
+                horizon = given.last().map_or(horizon, |record| record.point);
                 engine.offer(now, Offer::Records(given.to_vec()));
                 rest = left;
             }
             Next::Stopped => return Outcome::Stuck,
         }
-        if clock.kind == ClockKind::Branches && clock.replaying.lies_from.is_none() {
-            let reached = engine.executor().true_branches();
-            assert!(
-                reached <= horizon,
-                "ran to {reached} past {horizon}, the last point known"
-            );
+        if clock.replaying.lies_from.is_none() {
+            let reached = match clock.kind {
+                ClockKind::Branches => engine.executor().true_branches() <= horizon.branches,
+                // A State record names a point beyond its own.
+                ClockKind::Exits => engine.point().exits <= horizon.exits + 1,
+            };
+            assert!(reached, "past {horizon:?}, the last point known");
         }
     }
     Outcome::Stuck
@@ -236,6 +253,53 @@ fn every_replay_arrives_at_every_point_and_ends_alike() {
             }
         }
     }
+}
+
+#[test]
+fn a_guest_without_exits_is_taken_on_by_its_state() {
+    let clock = exit_clock_with_states();
+    let is_last = |record: &&Record| matches!(record.body, RecordBody::State { last: true, .. });
+    let served = |clock| -> (usize, usize) {
+        let logs: Vec<_> = (0..SEEDS).flat_map(|seed| record(clock, seed).0).collect();
+        let states = logs.iter().filter(is_last).count();
+        (states, logs.iter().filter(|r| is_input(r)).count())
+    };
+    let ((states, inputs), (none, fewer)) = (served(clock), served(exit_clock()));
+    assert!(states as u64 > 10 * SEEDS, "{states}");
+    assert_eq!(none, 0);
+    assert!(inputs > fewer, "{inputs}, and {fewer} without states");
+}
+
+/// Sabotage: a state that lacks what the guest wrote, a cut one, and one that is not there at all.
+#[test]
+fn a_state_that_is_not_all_there_is_caught() {
+    let clock = exit_clock_with_states();
+    let (mut caught, mut tried) = (0, 0);
+    for seed in 0..SEEDS {
+        let (records, _) = record(clock, seed);
+        for cut in [0, 8, 16] {
+            let mut records = records.clone();
+            let state = records
+                .iter_mut()
+                .find_map(|record| match &mut record.body {
+                    RecordBody::State { bytes, .. } => Some(bytes),
+                    _ => None,
+                });
+            let Some(bytes) = state else { continue };
+            if cut == 0 {
+                bytes[0] ^= 1;
+            } else {
+                bytes.truncate(bytes.len() - cut);
+            }
+            tried += 1;
+            caught += u64::from(matches!(
+                replay(clock, seed, &records),
+                Outcome::Diverged(_)
+            ));
+        }
+    }
+    assert!(tried >= SEEDS, "{tried}");
+    assert_eq!(caught, tried);
 }
 
 #[test]

@@ -59,6 +59,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let mut take = |name| Section::take(source, &mut root, name);
     let vm = read_vm(take("vm")?)?;
     let protection = read_protection(take("tls")?)?;
+    let (clock, stall_ns) = read_clock(take("clock")?)?;
     let config = Config {
         file: file.into(),
         network: read_network(take("network")?)?,
@@ -67,7 +68,8 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         arbiter: read_arbiter(take("arbiter")?, &protection)?,
         fence: read_fence(take("fence")?)?,
         log: read_log(take("log")?)?,
-        clock: read_clock(take("clock")?)?,
+        clock,
+        stall_ns,
         verify_memory_every: read_verify(take("verify")?)?,
         control_socket: read_control(take("control")?, vm.name.as_str())?,
         protection,
@@ -356,15 +358,16 @@ fn read_log(mut section: Section<'_>) -> Result<Option<Log>, ConfigError> {
     Ok(Some(Log { dir, options }))
 }
 
-fn read_clock(mut section: Section<'_>) -> Result<ClockChoice, ConfigError> {
+fn read_clock(mut section: Section<'_>) -> Result<(ClockChoice, Option<u64>), ConfigError> {
     let kinds = [
         ("auto", ClockChoice::Auto),
         ("branches", ClockChoice::Branches),
         ("exits", ClockChoice::Exits),
     ];
     let kind = section.choice("kind", &kinds, ClockChoice::Auto)?;
+    let stall_ms = section.number("stall_ms", 0..=10_000, " ms; 0 for ever", Some(50))?;
     section.finish()?;
-    Ok(kind)
+    Ok((kind, (stall_ms > 0).then_some(stall_ms * NS_PER_MS)))
 }
 
 fn read_verify(mut section: Section<'_>) -> Result<Option<u32>, ConfigError> {

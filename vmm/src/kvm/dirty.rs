@@ -1,11 +1,16 @@
 //! Which pages of guest memory were written: KVM's dirty log and user space's own notes, as one.
 //!
-//! Tracking costs the guest one fault for the first write to each page after each
-//! [`DirtyLog::take`]; while it is off it costs nothing. `take` clears what it returns, so a page that
-//! is written while its copy is made is in the next answer.
+//! Two may want to know at the same time, each since another moment: a transfer, and the recorder of
+//! the exit clock. KVM has one log, so whatever is read from it is added to what each of them has not
+//! taken yet.
 //!
-//! Invariant: from `start` on, every page that differs from what it was at the last `take` (or at
-//! `start`) is in the next answer. Left out: what is done with the pages (`snapshot`, `replication::precopy`).
+//! Tracking costs the guest one fault for the first write to each page after each reading; while
+//! nobody watches it costs nothing. A reading clears what it returns, so a page that is written while
+//! its copy is made is in the next answer.
+//!
+//! Invariant: from `start` on, every page that differs from what it was at a reader's last `take` (or
+//! at its `start`) is in its next answer. Left out: what is done with the pages (`snapshot`,
+//! `replication::precopy`).
 
 use super::{KvmError, guest_memory};
 use crate::machine::page_set::PageSet;
@@ -15,19 +20,57 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+/// Who wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A state transfer, round by round.
+    Transfer,
+    /// The recorder, for the next State record.
+    Recorder,
+}
+
+/// What each reader has not taken; none while it does not watch.
+#[derive(Debug, Default)]
+struct Pending([Option<PageSet>; 2]);
+
+impl Pending {
+    fn of(&mut self, reader: Reader) -> &mut Option<PageSet> {
+        &mut self.0[reader as usize]
+    }
+
+    fn is_watched(&self) -> bool {
+        self.0.iter().any(Option::is_some)
+    }
+
+    /// What was written since the last reading, for everybody who watches.
+    fn add(&mut self, pages: &PageSet) {
+        self.0.iter_mut().flatten().for_each(|p| p.union(pages));
+    }
+
+    /// What `reader` has not taken yet; it goes on watching.
+    fn take(&mut self, reader: Reader) -> PageSet {
+        let pages = self.of(reader).as_mut().map(std::mem::take);
+        pages.unwrap_or_default()
+    }
+}
+
 /// Dirty pages of one virtual machine. Guest memory is one region that begins at 0.
 #[derive(Debug)]
 pub struct DirtyLog {
     vm: Arc<VmFd>,
     memory: GuestRam,
-    /// Whether writes are tracked; held during every call, so that none meets a log that just ended.
-    on: Mutex<bool>,
+    /// Held during every call, so that none meets a log that just ended.
+    pending: Mutex<Pending>,
 }
 
 impl DirtyLog {
-    pub(super) const fn new(vm: Arc<VmFd>, memory: GuestRam) -> Self {
-        let on = Mutex::new(false);
-        Self { vm, memory, on }
+    pub(super) fn new(vm: Arc<VmFd>, memory: GuestRam) -> Self {
+        let pending = Mutex::default();
+        Self {
+            vm,
+            memory,
+            pending,
+        }
     }
 
     /// The memory that is watched.
@@ -36,43 +79,47 @@ impl DirtyLog {
         &self.memory
     }
 
-    /// Begins to track writes, from a clean slate.
+    /// Begins to watch, from a clean slate.
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn start(&self) -> Result<(), KvmError> {
-        let mut on = self.lock();
-        guest_memory::log_writes(&self.vm, &self.memory, true)?;
-        *on = true;
-        self.read().map(drop)
-    }
-
-    /// Ends tracking.
-    ///
-    /// # Errors
-    /// When KVM refuses.
-    pub fn stop(&self) -> Result<(), KvmError> {
-        let mut on = self.lock();
-        *on = false;
-        Ok(guest_memory::log_writes(&self.vm, &self.memory, false)?)
-    }
-
-    /// The pages written since the last call or since tracking began; none while it is off.
-    ///
-    /// # Errors
-    /// When KVM refuses.
-    pub fn take(&self) -> Result<PageSet, KvmError> {
-        let on = self.lock();
-        if *on {
-            self.read()
-        } else {
-            Ok(PageSet::default())
+    pub fn start(&self, reader: Reader) -> Result<(), KvmError> {
+        let mut pending = self.lock();
+        if !pending.is_watched() {
+            guest_memory::log_writes(&self.vm, &self.memory, true)?;
         }
+        pending.add(&self.read()?);
+        *pending.of(reader) = Some(PageSet::default());
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        // A flag is never left half-written.
-        self.on.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends watching.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn stop(&self, reader: Reader) -> Result<(), KvmError> {
+        let mut pending = self.lock();
+        if pending.of(reader).take().is_some() && !pending.is_watched() {
+            guest_memory::log_writes(&self.vm, &self.memory, false)?;
+        }
+        Ok(())
+    }
+
+    /// The pages written since the reader's last call or since it began to watch; none if it does not.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn take(&self, reader: Reader) -> Result<PageSet, KvmError> {
+        let mut pending = self.lock();
+        if pending.of(reader).is_some() {
+            pending.add(&self.read()?);
+        }
+        Ok(pending.take(reader))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // Page sets are never left half-written: whatever is read is added as a whole.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> Result<PageSet, KvmError> {
@@ -84,5 +131,29 @@ impl DirtyLog {
             pages.add(&Deref::deref(region).bitmap().get_and_reset());
         }
         Ok(pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reader_is_told_everything_since_its_own_last_time() {
+        let mut pending = Pending::default();
+        let pages = |bits: u64| PageSet::from_words(vec![bits]);
+        *pending.of(Reader::Recorder) = Some(PageSet::default());
+        pending.add(&pages(0b0001));
+        *pending.of(Reader::Transfer) = Some(PageSet::default());
+        pending.add(&pages(0b0010));
+        assert_eq!(pending.take(Reader::Transfer), pages(0b0010));
+        pending.add(&pages(0b0100));
+        assert_eq!(pending.take(Reader::Recorder), pages(0b0111));
+        assert_eq!(pending.take(Reader::Recorder), PageSet::default());
+        assert_eq!(pending.take(Reader::Transfer), pages(0b0100));
+        *pending.of(Reader::Transfer) = None;
+        pending.add(&pages(0b1000));
+        assert_eq!(pending.take(Reader::Transfer), PageSet::default());
+        assert!(pending.is_watched());
     }
 }

@@ -299,9 +299,18 @@ pub(super) fn save(fd: &VcpuFd) -> Result<CpuState, KvmError> {
     })
 }
 
+/// CR4: global pages.
+const CR4_PGE: u64 = 1 << 7;
+
 /// Writes everything.
 pub(super) fn restore(fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError> {
-    call("KVM_SET_SREGS", fd.set_sregs(&system_into(&state.system)))?;
+    let system = system_into(&state.system);
+    // Memory was replaced under the processor, page tables included. KVM flushes its translations when
+    // a paging bit changes (`kvm_mmu_reset_context`, arch/x86/kvm/mmu/mmu.c), so one does.
+    let mut other = system;
+    other.cr4 ^= CR4_PGE;
+    call("KVM_SET_SREGS", fd.set_sregs(&other))?;
+    call("KVM_SET_SREGS", fd.set_sregs(&system))?;
     call("KVM_SET_REGS", fd.set_regs(&general_into(&state.general)))?;
     let msrs = msr_list(state.msrs.iter().copied())?;
     let written = call("KVM_SET_MSRS", fd.set_msrs(&msrs))?;

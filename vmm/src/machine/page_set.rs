@@ -49,7 +49,12 @@ impl PageSet {
         })
     }
 
-    /// Adds the pages of `other`.
+    /// Adds all pages of `other`.
+    pub fn union(&mut self, other: &Self) {
+        self.add(&other.words);
+    }
+
+    /// Adds the pages of the words `other`.
     pub fn add(&mut self, other: &[u64]) {
         if self.words.len() < other.len() {
             self.words.resize(other.len(), 0);

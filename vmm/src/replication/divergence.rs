@@ -59,6 +59,8 @@ pub enum Difference {
         /// How it stands here.
         found: String,
     },
+    /// A state that the log carries does not fit this copy.
+    State(String),
     /// Records are not consecutive.
     Gap {
         /// The index that was due.
@@ -94,6 +96,7 @@ impl fmt::Display for Divergence {
             Difference::Output { expected, found } => {
                 write!(f, "output differs: {expected} in the log, {found} here")
             }
+            Difference::State(cause) => write!(f, "the state in the log does not fit: {cause}"),
             Difference::Input(what) => write!(f, "input does not fit: {what}"),
             Difference::End { expected, found } => {
                 write!(f, "guest {expected} in the log, {found} here")

@@ -41,6 +41,12 @@ pub struct EngineConfig {
     pub verify_memory_every: Option<u32>,
     /// Most input bytes kept for a guest that has no room.
     pub inbox_bytes_max: usize,
+    /// Longest time without a point, in nanoseconds, when something waits for one: then the guest's
+    /// state goes into the log. `None` where every kick leads to a point (branch clock).
+    pub stall_ns: Option<u64>,
+    /// How often what was written is forgotten, in nanoseconds: more often makes states smaller, and
+    /// costs the guest a fault for the first write to each page after it.
+    pub forget_interval_ns: u64,
 }
 
 impl Default for EngineConfig {
@@ -49,6 +55,8 @@ impl Default for EngineConfig {
             mark_interval_ns: 5_000_000,
             verify_memory_every: None,
             inbox_bytes_max: 4 * 1024 * 1024,
+            stall_ns: None,
+            forget_interval_ns: 1_000_000_000,
         }
     }
 }
@@ -229,23 +237,21 @@ impl<E: Executor> Engine<E> {
         config: EngineConfig,
         entropy: EntropySource,
     ) -> Result<Self, E::Error> {
-        Self::replaying_from(LogIndex(0), ClockKind::Exits, executor, config, entropy)
+        Self::replaying_from(LogIndex(0), executor, config, entropy)
     }
 
     /// An engine that replays a log from record `next` on; `executor` is in the state before it.
-    /// `clock` is the log's, unless its Start record follows.
     ///
     /// # Errors
     /// When the executor cannot be read.
     pub fn replaying_from(
         next: LogIndex,
-        clock: ClockKind,
         mut executor: E,
         config: EngineConfig,
         entropy: EntropySource,
     ) -> Result<Self, E::Error> {
         let place = Place::begin(&mut executor)?;
-        let mode = Mode::Replaying(Box::new(Replayer::new(next, clock)));
+        let mode = Mode::Replaying(Box::new(Replayer::new(next)));
         Ok(Self {
             executor,
             place,

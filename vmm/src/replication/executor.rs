@@ -114,6 +114,32 @@ pub trait Executor {
     /// When the host fails.
     fn save(&mut self) -> Result<Vec<Vec<u8>>, Self::Error>;
 
+    /// Notes that a copy can come to this point by itself: what was written before it need not be in
+    /// the next [`Executor::name_here`]. Tracking of writes begins with the first call.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn forget_writes(&mut self) -> Result<(), Self::Error>;
+
+    /// Makes a point of the place where a kick stopped the guest, one exit on from the last point, and
+    /// gives what a copy that waits at that one needs in order to be here: what was written since
+    /// [`Executor::forget_writes`] or this was called, then everything else. Pieces of at most
+    /// [`STATE_BYTES_MAX`](logging_channel::record::limits::STATE_BYTES_MAX) bytes.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn name_here(&mut self) -> Result<Vec<Vec<u8>>, Self::Error>;
+
+    /// Most bytes that the pieces of one [`Executor::name_here`] have together.
+    fn state_bytes_max(&self) -> u64;
+
+    /// Takes over the state that [`Executor::name_here`] gave on the side that records, at the point
+    /// that it left. An `Err` inside says what is wrong with the pieces; the copy is then void.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn load(&mut self, pieces: &[Vec<u8>]) -> Result<Result<(), String>, Self::Error>;
+
     /// Sets guest time to `time` (never earlier than [`Executor::guest_time`]) and delivers `input`.
     ///
     /// # Errors

@@ -5,6 +5,11 @@
 //! Mark, at most one per interval; after a Mark of a runnable guest the guest is entered, so that the
 //! backup, too, may leave the point. Guest time is `base_guest + (now - base_host)`, cut to microseconds, and moves only
 //! when a record carries it.
+//!
+//! On the exit clock a guest that computes makes no points. When something has waited for one for
+//! `stall_ns`, a kick's place is made a point, and the guest's state goes into the log in the
+//! stretch's place: registers, devices, and the pages written since the last time it was certain
+//! that the backup can come to a point by itself.
 
 #![forbid(unsafe_code)]
 
@@ -43,7 +48,7 @@ pub(super) struct Recorder {
     base_guest: GuestTime,
     marked_at: HostTime,
     marks: u32,
-    /// The last Mark or Progress: nothing more is written at a point once it is closed.
+    /// The last Mark or Progress: a halted guest is not marked again at it.
     closed: Option<ExecutionPoint>,
     throttle_ns: u64,
     paused_until: Option<HostTime>,
@@ -51,6 +56,10 @@ pub(super) struct Recorder {
     /// A snapshot is wanted for this attempt.
     snapshot: Option<u64>,
     resting: Resting,
+    /// When the guest last left a point.
+    left_at: HostTime,
+    /// When its writes were last forgotten.
+    forgotten_at: Option<HostTime>,
     config: EngineConfig,
     entropy: EntropySource,
 }
@@ -77,6 +86,8 @@ impl Recorder {
             power_off: false,
             snapshot: None,
             resting: Resting::No,
+            left_at: now,
+            forgotten_at: None,
             config,
             entropy,
         }
@@ -159,7 +170,10 @@ impl Recorder {
         outbox: &mut Vec<Emitted>,
     ) -> Result<Next, E::Error> {
         if !place.at_point {
-            return Ok(self.go_on(place, executor.guest_time(), outbox));
+            if !self.stalled(now, executor) {
+                return Ok(Next::Run);
+            }
+            self.name_here(now, executor, place, outbox)?;
         }
         if let Standing::Ended(reason) = place.standing {
             return self.end(reason, executor, place, outbox);
@@ -228,13 +242,56 @@ impl Recorder {
         Ok(())
     }
 
-    /// The guest was kicked out of a stretch: say once that it is under way, and enter it again.
-    fn go_on(&mut self, place: &Place, time: GuestTime, outbox: &mut Vec<Emitted>) -> Next {
-        if self.closed != Some(place.point) {
-            self.emit(place, time, RecordBody::Progress, outbox);
-            self.closed = Some(place.point);
+    /// Whether something has waited too long for a point.
+    fn stalled<E: Executor>(&self, now: HostTime, executor: &E) -> bool {
+        let long = |stall_ns| now.since(self.left_at) >= stall_ns;
+        let due = |at| at <= self.guest_time(now);
+        self.config.stall_ns.is_some_and(long)
+            && (self.power_off
+                || self.snapshot.is_some()
+                || self.resting == Resting::Due
+                || !self.inbox.is_empty()
+                || executor.next_deadline().is_some_and(due))
+    }
+
+    /// Makes a point of the place where the guest was kicked out, with its state in the log, and a
+    /// Mark so that every copy checks what it loaded.
+    fn name_here<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+        place: &mut Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<(), E::Error> {
+        let time = executor.guest_time();
+        let mut pieces = executor.name_here()?.into_iter().peekable();
+        while let Some(bytes) = pieces.next() {
+            let last = pieces.peek().is_none();
+            self.emit(place, time, RecordBody::State { last, bytes }, outbox);
         }
-        Next::Run
+        place.point = executor.point()?;
+        place.at_point = true;
+        place.standing = executor.standing();
+        self.forgotten_at = Some(now);
+        self.mark(now, executor, place, false, outbox)
+    }
+
+    /// A copy comes to this point by itself: what was written before is no part of a state. Not often,
+    /// for each page costs the guest a fault afterwards.
+    fn forget_writes<E: Executor>(
+        &mut self,
+        now: HostTime,
+        executor: &mut E,
+    ) -> Result<(), E::Error> {
+        let interval_ns = self.config.forget_interval_ns;
+        let due = self
+            .forgotten_at
+            .is_none_or(|at| now.since(at) >= interval_ns);
+        if self.config.stall_ns.is_some() && due {
+            executor.forget_writes()?;
+            self.forgotten_at = Some(now);
+        }
+        Ok(())
     }
 
     /// Applies what is due: entropy that the guest asked for, inputs it has room for, its timer.
@@ -311,6 +368,8 @@ impl Recorder {
                 self.paused_until = Some(now.plus_ns(self.throttle_ns));
             }
         }
+        self.forget_writes(now, executor)?;
+        self.left_at = now;
         Ok(Next::Run)
     }
 

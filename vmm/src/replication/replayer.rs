@@ -1,7 +1,8 @@
 //! The replayer: takes from the log what the recorder put there, at the same points.
 //!
-//! It may leave a point only when the log proves that nothing more happens at it: the next record
-//! lies further on, or a Mark or Progress closed it. It checks where each record applies, every
+//! It may leave a point only when the log proves that nothing more happens at it and that the guest is
+//! to get further by itself: the next record lies further on. Until then the stretch may still end
+//! in a State record, which is loaded at the point that the stretch left. It checks where each record applies, every
 //! digest and every output; the first difference is a divergence and stops the copy for good.
 //! Output that this copy produced beyond the log's end is kept: if it goes live, nobody has released
 //! that output yet.
@@ -14,9 +15,7 @@ use super::executor::{Arrival, Executor, Input, Landing, Produced, Standing};
 use super::recorder::{describe, name_output};
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
 use logging_channel::host_time::{GuestTime, HostTime};
-use logging_channel::record::{
-    ClockKind, Control, Digests, EndReason, LogIndex, Output, Record, RecordBody,
-};
+use logging_channel::record::{Control, Digests, EndReason, LogIndex, Output, Record, RecordBody};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
@@ -32,13 +31,13 @@ pub(super) struct Replayer {
     /// Matched, not yet reported.
     matched: Vec<(LogIndex, Produced)>,
     reported: LogIndex,
-    /// The point that the last Mark or Progress closed.
-    closed: Option<ExecutionPoint>,
+    /// Pieces of a State whose last is not there yet. Void when another record follows: then the
+    /// primary died in between.
+    pieces: Vec<Vec<u8>>,
+    pieces_bytes: u64,
     overshot: bool,
     finishing: bool,
     drained: bool,
-    /// From the Start record.
-    clock_kind: ClockKind,
     /// When the newest record that carries time was received, and that time.
     clock: Option<(HostTime, GuestTime)>,
 }
@@ -60,15 +59,15 @@ impl Handover {
 }
 
 impl Replayer {
-    pub(super) fn new(next_index: LogIndex, clock_kind: ClockKind) -> Self {
+    pub(super) fn new(next_index: LogIndex) -> Self {
         Self {
             next_index,
             records: VecDeque::new(),
             unmatched: VecDeque::new(),
             matched: Vec::new(),
             reported: next_index,
-            closed: None,
-            clock_kind,
+            pieces: Vec::new(),
+            pieces_bytes: 0,
             overshot: false,
             finishing: false,
             drained: false,
@@ -166,10 +165,7 @@ impl Replayer {
                 Ordering::Less => return Ok(self.diverge(place, Difference::Passed, outbox)),
                 Ordering::Greater => return Ok(self.leave(place, outbox)),
                 Ordering::Equal if !place.at_point => {
-                    // Only a Progress applies at a point that was left already.
-                    if record.body != RecordBody::Progress {
-                        return Ok(self.diverge(place, Difference::Passed, outbox));
-                    }
+                    return Ok(self.diverge(place, Difference::Passed, outbox));
                 }
                 Ordering::Equal => {}
             }
@@ -201,35 +197,19 @@ impl Replayer {
         }
         match place.standing {
             Standing::Runnable => Next::Run,
-            standing => {
-                let expected = "goes on".to_owned();
-                let difference = Difference::End {
-                    expected,
-                    found: format!("{standing:?}"),
-                };
-                self.diverge(place, difference, outbox)
-            }
+            standing => self.diverge(place, goes_on(standing), outbox),
         }
     }
 
     fn at_end_of_log(&mut self, place: &Place, outbox: &mut Vec<Emitted>) -> Next {
-        if self.finishing {
-            if !self.drained {
-                self.drained = true;
-                self.report(place, outbox);
-                outbox.push(Emitted::Drained);
-            }
-            return Next::Wait { deadline: None };
+        if self.finishing && !self.drained {
+            self.drained = true;
+            self.report(place, outbox);
+            outbox.push(Emitted::Drained);
         }
-        // On the branch clock the primary may stop at any instruction: the guest runs only towards
-        // a record. On the exit clock a closed point can only be followed by the next exit.
-        let may_leave = self.clock_kind == ClockKind::Exits
-            && (!place.at_point || self.closed == Some(place.point));
-        if may_leave && place.standing == Standing::Runnable && self.unmatched.is_empty() {
-            Next::Run
-        } else {
-            Next::Wait { deadline: None }
-        }
+        // The guest runs only towards a record: the primary may have stopped it at any instruction
+        // (branch clock), or taken it on from here by its state.
+        Next::Wait { deadline: None }
     }
 
     fn apply<E: Executor>(
@@ -242,21 +222,18 @@ impl Replayer {
             let (expected, found) = (record.point.check, place.point.check);
             return Ok(Err(Difference::Registers { expected, found }));
         }
+        if !matches!(record.body, RecordBody::State { .. }) {
+            self.drop_pieces();
+        }
         let input = match &record.body {
+            RecordBody::State { last, bytes } => {
+                return self.take_piece(bytes, *last, executor, place);
+            }
             RecordBody::Output(output) => return Ok(self.match_output(record.index, output)),
-            RecordBody::Progress => {
-                self.closed = Some(place.point);
-                return Ok(Ok(()));
-            }
-            RecordBody::Mark(expected) => {
-                self.closed = Some(place.point);
-                return check_digests(expected, executor);
-            }
-            RecordBody::Start(start) => {
-                self.clock_kind = start.clock;
-                return Ok(Ok(()));
-            }
-            RecordBody::Control(Control::Generation(_)) => return Ok(Ok(())),
+            RecordBody::Mark(expected) => return check_digests(expected, executor),
+            RecordBody::Progress
+            | RecordBody::Start(_)
+            | RecordBody::Control(Control::Generation(_)) => return Ok(Ok(())),
             RecordBody::Control(Control::Settle) => {
                 if let Some(difference) = self.unlogged_output() {
                     return Ok(Err(difference));
@@ -265,7 +242,6 @@ impl Replayer {
                 self.unmatched.extend(outputs);
                 place.point = executor.point()?;
                 place.standing = executor.standing();
-                self.closed = None;
                 return Ok(Ok(()));
             }
             RecordBody::Control(Control::PowerOff) => {
@@ -286,9 +262,44 @@ impl Replayer {
         }
         place.standing = executor.apply(record.guest_time, input)?;
         place.point = executor.point()?;
-        // More input may follow at this point, whatever a Mark of the halted guest said before.
-        self.closed = None;
         Ok(Ok(()))
+    }
+
+    /// A piece of the state that takes the guest on from here; with the last one it is loaded.
+    fn take_piece<E: Executor>(
+        &mut self,
+        bytes: &[u8],
+        last: bool,
+        executor: &mut E,
+        place: &mut Place,
+    ) -> Result<Result<(), Difference>, E::Error> {
+        if let Some(difference) = self.unlogged_output() {
+            return Ok(Err(difference));
+        }
+        if place.standing != Standing::Runnable {
+            return Ok(Err(goes_on(place.standing)));
+        }
+        self.pieces_bytes += bytes.len() as u64;
+        if self.pieces_bytes > executor.state_bytes_max() {
+            let cause = format!("more than {} bytes", executor.state_bytes_max());
+            return Ok(Err(Difference::State(cause)));
+        }
+        self.pieces.push(bytes.to_vec());
+        if !last {
+            return Ok(Ok(()));
+        }
+        let loaded = executor.load(&self.pieces)?;
+        self.drop_pieces();
+        if loaded.is_ok() {
+            place.point = executor.point()?;
+            place.standing = executor.standing();
+        }
+        Ok(loaded.map_err(Difference::State))
+    }
+
+    fn drop_pieces(&mut self) {
+        self.pieces = Vec::new();
+        self.pieces_bytes = 0;
     }
 
     /// Input that a recorder could not have applied here.
@@ -356,6 +367,14 @@ impl Replayer {
     fn diverge(&self, place: &Place, difference: Difference, outbox: &mut Vec<Emitted>) -> Next {
         let expected = self.records.front().map_or(place.point, |r| r.point);
         diverged(self.next_index, expected, place, difference, outbox)
+    }
+}
+
+/// The log has the guest running on, and here it does not.
+fn goes_on(standing: Standing) -> Difference {
+    Difference::End {
+        expected: "goes on".to_owned(),
+        found: format!("{standing:?}"),
     }
 }
 

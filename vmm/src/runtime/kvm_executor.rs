@@ -51,8 +51,10 @@ pub struct KvmExecutor {
     /// Whether input was applied since the guest was last entered.
     pub(super) given: bool,
     pub(super) console: Vec<u8>,
-    /// Pages written since they were last read for a transfer.
+    /// Which pages were written.
     pub(super) dirty: Option<Arc<DirtyLog>>,
+    /// Whether writes are noted for State records.
+    pub(super) watching: bool,
 }
 
 impl KvmExecutor {
@@ -71,6 +73,7 @@ impl KvmExecutor {
             given: false,
             console: Vec::new(),
             dirty: None,
+            watching: false,
         }
     }
 
@@ -260,6 +263,22 @@ impl Executor for KvmExecutor {
 
     fn save(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
         self.last_parts()
+    }
+
+    fn forget_writes(&mut self) -> Result<(), KvmError> {
+        self.forget()
+    }
+
+    fn name_here(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
+        self.name_this_place()
+    }
+
+    fn state_bytes_max(&self) -> u64 {
+        self.pieces_bytes_max()
+    }
+
+    fn load(&mut self, pieces: &[Vec<u8>]) -> Result<Result<(), String>, KvmError> {
+        self.load_pieces(pieces)
     }
 
     fn apply(&mut self, time: GuestTime, input: Input) -> Result<Standing, KvmError> {

@@ -8,10 +8,11 @@ use super::kvm_executor::KvmExecutor;
 use crate::clock::branch_clock::{BranchClock, Counter};
 use crate::kvm::KvmError;
 use crate::kvm::cpuid::CPU_MODEL;
+use crate::kvm::dirty::Reader;
 use crate::kvm::vcpu::Vcpu;
 use crate::machine::Machine;
 use crate::replication::executor::{Produced, Standing};
-use crate::snapshot::part::{self, PartError};
+use crate::snapshot::part::{self, PAGES_PER_PART_MAX, PartError};
 use crate::snapshot::state::{GuestState, STATE_VERSION, SavedStanding};
 use logging_channel::execution_point::PointKind;
 
@@ -27,39 +28,46 @@ impl KvmExecutor {
     /// # Errors
     /// When the state is of another processor, or KVM or a device refuses it.
     pub fn restored(
-        mut vcpu: Vcpu,
-        mut machine: Machine,
+        vcpu: Vcpu,
+        machine: Machine,
         clock: Option<BranchClock<Box<dyn Counter>>>,
         state: &GuestState,
     ) -> Result<Self, KvmError> {
+        let clock = clock.map(|clock| clock.continuing(state.branches));
+        let mut executor = Self::new(vcpu, machine, clock);
+        executor.take_over(state)?;
+        Ok(executor)
+    }
+
+    /// Becomes the guest of `state`, whose memory is there already.
+    pub(super) fn take_over(&mut self, state: &GuestState) -> Result<(), KvmError> {
         if state.cpu_model != CPU_MODEL {
             let found = &state.cpu_model;
             return Err(KvmError::State(format!(
                 "it is of processor {found}, not {CPU_MODEL}"
             )));
         }
-        machine
+        self.machine
             .restore(&state.machine)
             .map_err(|error| KvmError::State(error.to_string()))?;
-        vcpu.restore(&state.cpu)?;
-        if vcpu.complete_io()?.is_some() {
+        self.vcpu.restore(&state.cpu)?;
+        if self.vcpu.complete_io()?.is_some() {
             return Err(KvmError::State("an access was not complete".to_owned()));
         }
-        let clock = clock.map(|clock| clock.continuing(state.branches));
-        let mut executor = Self::new(vcpu, machine, clock);
-        executor.exits = state.exits;
-        executor.at = Some(if state.between {
+        self.exits = state.exits;
+        self.at = Some(if state.between {
             PointKind::Between
         } else {
             PointKind::Exit
         });
-        executor.standing = match state.standing {
+        self.unfinished = false;
+        self.standing = match state.standing {
             SavedStanding::Runnable => Standing::Runnable,
             SavedStanding::Halted => Standing::Halted,
         };
-        executor.given = state.given;
-        executor.console.clone_from(&state.console);
-        Ok(executor)
+        self.given = state.given;
+        self.console.clone_from(&state.console);
+        Ok(())
     }
 
     /// Completes the access of the last exit, part by part.
@@ -76,9 +84,10 @@ impl KvmExecutor {
     /// The pages that a transfer under way has not sent, then everything but memory.
     pub(super) fn last_parts(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
         let mut parts = Vec::new();
+        let memory = self.machine.memory();
         if let Some(dirty) = &self.dirty {
-            let pages = dirty.take()?;
-            part::parts_of(self.machine.memory(), &pages, |part| {
+            let pages = dirty.take(Reader::Transfer)?;
+            part::parts_of(memory, &pages, PAGES_PER_PART_MAX, |part| {
                 parts.push(part);
                 true
             })?;

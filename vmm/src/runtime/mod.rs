@@ -21,6 +21,7 @@ pub mod host_clock;
 pub mod kvm_executor;
 mod kvm_landing;
 mod kvm_snapshot;
+mod kvm_state_record;
 mod kvm_step;
 mod link_task;
 mod lives;

@@ -44,6 +44,8 @@ pub struct ReplayReport {
     pub memory_digests: u64,
     /// Records of input applied between exits, where only the branch clock can place them.
     pub between: u64,
+    /// States in the log that the guest was taken on by, where it made no exits.
+    pub states: u64,
     /// Guest time at the end, microseconds.
     pub guest_time_us: u64,
     /// Host time it took, microseconds.
@@ -172,6 +174,7 @@ pub(super) struct Replay {
     exits: u64,
     marks: u64,
     memory_digests: u64,
+    states: u64,
     between: u64,
     end: Option<EndReason>,
     divergence: Option<Box<Divergence>>,
@@ -223,6 +226,7 @@ impl Replay {
             exits: 0,
             marks: 0,
             memory_digests: 0,
+            states: 0,
             between: 0,
             end: None,
             divergence: None,
@@ -346,6 +350,8 @@ impl Replay {
                 self.marks += 1;
                 self.memory_digests += u64::from(digests.memory.is_some());
             }
+            let state = matches!(record.body, RecordBody::State { last: true, .. });
+            self.states += u64::from(state);
             self.between += u64::from(
                 record.point.kind == PointKind::Between && record.body != RecordBody::Progress,
             );
@@ -367,6 +373,7 @@ impl Replay {
             marks: self.marks,
             memory_digests: self.memory_digests,
             between: self.between,
+            states: self.states,
             guest_time_us: self.engine.executor().guest_time().as_micros(),
             host_time_us: self.clock.now().0 / 1_000,
             end: self.end.map(|reason| format!("{reason:?}")),

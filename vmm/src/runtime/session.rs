@@ -295,6 +295,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             .as_ref()
             .map_or(default.mark_interval_ns, |c| c.mark_interval_ns),
         verify_memory_every: config.verify_memory_every,
+        stall_ns: config.stall_ns,
         ..default
     }
 }

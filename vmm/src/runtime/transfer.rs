@@ -8,10 +8,10 @@
 //! Left out: when to stop (`replication::precopy`), what a part is (`snapshot::part`).
 
 use crate::kvm::KvmError;
-use crate::kvm::dirty::DirtyLog;
+use crate::kvm::dirty::{DirtyLog, Reader};
 use crate::machine::page_set::{PAGE_BYTES, PageSet};
 use crate::replication::precopy::{Precopy, PrecopyConfig, Step};
-use crate::snapshot::part;
+use crate::snapshot::part::{self, PAGES_PER_PART_MAX};
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -63,7 +63,7 @@ impl Transfer {
                     let _ = sender.blocking_send(TransferEvent::Failed(cause));
                 }
                 wait_until_dropped(&sender);
-                if let Err(error) = dirty.stop() {
+                if let Err(error) = dirty.stop(Reader::Transfer) {
                     tracing::warn!(%error, "dirty tracking goes on");
                 }
             })?;
@@ -93,7 +93,7 @@ impl From<KvmError> for Ended {
 }
 
 fn copy(dirty: &DirtyLog, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
-    dirty.start()?;
+    dirty.start(Reader::Transfer)?;
     let bytes = dirty.memory().iter().map(|region| region.len()).sum();
     let mut precopy = Precopy::new(PrecopyConfig::default());
     let mut pages = PageSet::all(bytes);
@@ -124,13 +124,13 @@ fn copy(dirty: &DirtyLog, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
             }
             return say(sender, TransferEvent::Ready);
         }
-        pages = dirty.take()?;
+        pages = dirty.take(Reader::Transfer)?;
     }
 }
 
 fn send(dirty: &DirtyLog, pages: &PageSet, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
     let mut dropped = false;
-    part::parts_of(dirty.memory(), pages, |part| {
+    part::parts_of(dirty.memory(), pages, PAGES_PER_PART_MAX, |part| {
         dropped = sender.blocking_send(TransferEvent::Part(part)).is_err();
         !dropped
     })

@@ -19,6 +19,9 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
+/// How often the watchdog looks in the time after which a guest without exits is stopped.
+const TICKS_PER_STALL: u64 = 4;
+
 /// What the vCPU thread begins with.
 pub(super) struct VcpuStart {
     pub(super) blueprint: Arc<Blueprint>,
@@ -68,7 +71,8 @@ impl VcpuStart {
         let start = self.blueprint.start(generation, clock)?;
         let guest = self.blueprint.build(&start)?;
         let now = self.clock.now();
-        let engine = Engine::recording(guest.executor, start, self.engine, entropy()?, now)?;
+        let config = self.engine_on(clock);
+        let engine = Engine::recording(guest.executor, start, config, entropy()?, now)?;
         self.drive(engine, guest.kicker, guest.dirty, clock)
     }
 
@@ -109,7 +113,7 @@ impl VcpuStart {
             ));
         };
         let (guest, clock) = (self.blueprint.build(start)?, start.clock);
-        let mut engine = Engine::replaying(guest.executor, self.engine, entropy()?)?;
+        let mut engine = Engine::replaying(guest.executor, self.engine_on(clock), entropy()?)?;
         engine.offer(self.clock.now(), Offer::Records(records));
         self.drive(engine, guest.kicker, guest.dirty, clock)
     }
@@ -121,8 +125,18 @@ impl VcpuStart {
         clock: ClockKind,
     ) -> Result<(), RuntimeError> {
         let guest = loader.finish(clock)?;
-        let engine = Engine::replaying_from(next, clock, guest.executor, self.engine, entropy()?)?;
+        let config = self.engine_on(clock);
+        let engine = Engine::replaying_from(next, guest.executor, config, entropy()?)?;
         self.drive(engine, guest.kicker, guest.dirty, clock)
+    }
+
+    /// The engine's settings on `clock`: where every kick leads to a point there are no State records.
+    fn engine_on(&self, clock: ClockKind) -> EngineConfig {
+        let stalls = clock == ClockKind::Exits;
+        EngineConfig {
+            stall_ns: self.engine.stall_ns.filter(|_| stalls),
+            ..self.engine
+        }
     }
 
     fn drive(
@@ -135,7 +149,10 @@ impl VcpuStart {
         let meter = Arc::new(StretchMeter::default());
         let watch = WatchdogConfig {
             confinement: self.confinement,
-            interval_ns: self.engine.mark_interval_ns,
+            interval_ns: match clock {
+                ClockKind::Branches => self.engine.mark_interval_ns,
+                ClockKind::Exits => self.engine.stall_ns.unwrap_or(u64::MAX) / TICKS_PER_STALL,
+            },
             anywhere: clock == ClockKind::Branches,
         };
         let _watchdog = Watchdog::start(Arc::clone(&meter), kicker.clone(), self.clock, watch)

@@ -1,10 +1,8 @@
 //! Kicks the vCPU out of a stretch that lasts too long for what has to happen at a point.
 //!
-//! Longer than a mark interval: with the exit clock a guest that computes makes no exits, so the
-//! recorder would have no occasion to say that it is under way, and the backup would start the same
-//! stretch only when it is over. A kick, once per stretch, gives the recorder that occasion (a
-//! Progress record); with the branch clock every interval does. Past a timer's deadline: only with
-//! the branch clock, which can stop the guest anywhere. It costs two atomic stores per stretch, and
+//! With the branch clock, longer than a mark interval, or past a timer's deadline: the guest is stopped
+//! at the next place that the clock can name. With the exit clock, long enough for the recorder to look
+//! whether something waits for a guest that makes no exits. It costs two atomic stores per stretch, and
 //! a signal only for the long ones.
 
 use super::host_clock::HostClock;
@@ -63,8 +61,7 @@ impl StretchMeter {
 pub struct WatchdogConfig {
     /// Length of a stretch that earns a kick, nanoseconds.
     pub interval_ns: u64,
-    /// Whether the guest can be stopped anywhere (branch clock): then timers are worth a kick, and
-    /// so is every interval; otherwise one kick per stretch is enough.
+    /// Whether the guest can be stopped anywhere (branch clock): then timers are worth a kick.
     pub anywhere: bool,
     /// How strictly the thread's system calls are judged.
     pub confinement: Confinement,
@@ -74,7 +71,6 @@ pub struct WatchdogConfig {
 #[derive(Debug, Default)]
 struct Memory {
     seen: Option<u64>,
-    kicked: Option<u64>,
 }
 
 impl Memory {
@@ -98,13 +94,8 @@ impl Memory {
                 .clamp(1, config.interval_ns);
             return (long || due, if due { config.interval_ns } else { sleep_ns });
         }
-        // A kick that comes too late, in the next stretch, costs one re-entry and nothing else. The
-        // engine leaves and enters after a kick, which changes the number by two: then rest.
-        let kick = long && self.kicked != Some(count);
-        if kick {
-            self.kicked = Some(count + 2);
-        }
-        (kick, config.interval_ns)
+        // A kick that comes too late, in the next stretch, costs one re-entry and nothing else.
+        (long, config.interval_ns)
     }
 }
 
@@ -179,16 +170,13 @@ mod tests {
     };
 
     #[test]
-    fn a_long_stretch_is_kicked_once_with_the_exit_clock() {
+    fn a_long_stretch_is_kicked_again_and_again() {
         let mut memory = Memory::default();
         assert_eq!(memory.tick(0, Some((1, NEVER)), EXITS), (false, 10));
         assert_eq!(memory.tick(10, Some((1, NEVER)), EXITS), (true, 10));
-        // The engine left and entered again: still the same stretch of the guest.
+        // The engine left and entered again.
         assert_eq!(memory.tick(20, Some((3, NEVER)), EXITS), (false, 10));
-        assert_eq!(memory.tick(30, Some((3, NEVER)), EXITS), (false, 10));
-        // The next one.
-        assert_eq!(memory.tick(40, Some((9, NEVER)), EXITS), (false, 10));
-        assert_eq!(memory.tick(50, Some((9, NEVER)), EXITS), (true, 10));
+        assert_eq!(memory.tick(30, Some((3, NEVER)), EXITS), (true, 10));
     }
 
     #[test]

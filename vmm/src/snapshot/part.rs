@@ -21,6 +21,10 @@ const STATE: u8 = 3;
 /// Kind, first page, number of pages.
 const RUN_HEADER_BYTES: usize = 1 + 8 + 4;
 
+/// What a part has beside its pages at the most: the header, and what compression may add (lz4: one
+/// byte in 255, and 16) to the pages of a [`STATE_BYTES_MAX`](logging_channel::record::limits::STATE_BYTES_MAX).
+pub const PART_HEADROOM_BYTES: usize = 1 << 10;
+
 /// Most pages in one part: 256 KiB, which compression cannot make longer than a part may be.
 pub const PAGES_PER_PART_MAX: u32 = 64;
 
@@ -70,16 +74,21 @@ fn page_count(memory: &GuestRam) -> u64 {
     bytes / PAGE_BYTES
 }
 
-/// Makes the parts of `pages` as `memory` holds them now, one after the other, until `take` refuses.
+/// Makes the parts of `pages` as `memory` holds them now, one after the other, until `take` refuses;
+/// at most `each` pages with contents in one, and no more than [`PAGES_PER_PART_MAX`].
 ///
 /// A page that is written meanwhile may be copied in the middle of the write: it has to be in a later
 /// set, which dirty tracking sees to.
 pub fn parts_of(
     memory: &GuestRam,
     pages: &PageSet,
+    each: u32,
     mut take: impl FnMut(Vec<u8>) -> bool,
 ) -> Result<(), PartError> {
-    let mut run = Run::default();
+    let mut run = Run {
+        most: each.min(PAGES_PER_PART_MAX),
+        ..Run::default()
+    };
     let mut page = [0; PAGE_BYTES as usize];
     for number in pages.iter() {
         memory
@@ -107,6 +116,8 @@ pub fn parts_of(
 /// Consecutive pages of one kind.
 #[derive(Default)]
 struct Run {
+    /// Most pages with contents.
+    most: u32,
     first: u64,
     count: u32,
     zero: bool,
@@ -115,7 +126,7 @@ struct Run {
 
 impl Run {
     fn continues(&self, number: u64, zero: bool) -> bool {
-        let full = !self.zero && self.count >= PAGES_PER_PART_MAX;
+        let full = !self.zero && self.count >= self.most;
         self.count > 0
             && zero == self.zero
             && number == self.first + u64::from(self.count)
@@ -238,7 +249,7 @@ mod tests {
 
     fn all_parts(memory: &GuestRam, pages: &PageSet) -> Vec<Vec<u8>> {
         let mut parts = Vec::new();
-        parts_of(memory, pages, |part| {
+        parts_of(memory, pages, PAGES_PER_PART_MAX, |part| {
             parts.push(part);
             true
         })
@@ -286,7 +297,7 @@ mod tests {
         }
         let mut taken = 0;
         let all = PageSet::all(PAGES_OF_MEMORY * PAGE_BYTES);
-        parts_of(&from, &all, |_| {
+        parts_of(&from, &all, PAGES_PER_PART_MAX, |_| {
             taken += 1;
             taken < 3
         })

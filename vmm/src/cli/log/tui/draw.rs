@@ -91,7 +91,7 @@ const fn style(kind: Kind) -> Style {
         Kind::Packet | Kind::Console => Color::Cyan,
         Kind::Output => Color::Green,
         Kind::Start | Kind::Control | Kind::End => Color::Yellow,
-        Kind::Entropy => Color::Magenta,
+        Kind::Entropy | Kind::State => Color::Magenta,
         Kind::Timer | Kind::Mark | Kind::Progress => Color::Reset,
     })
 }
