@@ -4,33 +4,65 @@
 #![forbid(unsafe_code)]
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
+/// Digits of the largest number.
+const DIGITS_MAX: usize = 20;
 
 /// Appends `number` in decimal.
-pub(crate) fn push(out: &mut String, number: u64) {
-    out.push_str(itoa::Buffer::new().format(number));
+pub(crate) fn push(out: &mut Vec<u8>, number: u64) {
+    push_padded(out, number, 1, b'0');
 }
 
-/// Appends `number` in decimal, blanks before it up to `width`.
-pub(crate) fn push_right(out: &mut String, number: u64, width: usize) {
-    let mut buffer = itoa::Buffer::new();
-    let digits = buffer.format(number);
-    (digits.len()..width).for_each(|_| out.push(' '));
-    out.push_str(digits);
+/// Appends `number` in decimal, blanks before it up to `width`, which is at most 20.
+pub(crate) fn push_right(out: &mut Vec<u8>, number: u64, width: usize) {
+    push_padded(out, number, width, b' ');
 }
 
-/// Appends `number` in decimal, zeros before it up to `width`.
-pub(crate) fn push_zeros(out: &mut String, number: u64, width: usize) {
-    let mut buffer = itoa::Buffer::new();
-    let digits = buffer.format(number);
-    (digits.len()..width).for_each(|_| out.push('0'));
-    out.push_str(digits);
+/// Appends `number` in decimal, zeros before it up to `width`, which is at most 20.
+pub(crate) fn push_zeros(out: &mut Vec<u8>, number: u64, width: usize) {
+    push_padded(out, number, width, b'0');
 }
+
+/// The digits are written in place, backwards: copies of a few bytes each would take longer.
+#[inline]
+fn push_padded(out: &mut Vec<u8>, mut number: u64, width: usize, padding: u8) {
+    let at = out.len();
+    out.extend_from_slice(&[padding; DIGITS_MAX]);
+    let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let length = digits.max(width.min(DIGITS_MAX));
+    let mut end = at + length;
+    while number > 9 {
+        let pair = (number % 100) as usize * 2;
+        number /= 100;
+        end -= 2;
+        out[end..end + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+    }
+    if end > at + length - digits {
+        out[end - 1] = b'0' + number as u8;
+    }
+    out.truncate(at + length);
+}
+
+/// 00 to 99.
+const PAIRS: [u8; 200] = {
+    let mut pairs = [0; 200];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number * 2] = b'0' + (number / 10) as u8;
+        pairs[number * 2 + 1] = b'0' + (number % 10) as u8;
+        number += 1;
+    }
+    pairs
+};
 
 /// Appends the last `digits` hexadecimal digits of `number`.
-pub(crate) fn push_hex(out: &mut String, number: u64, digits: u32) {
-    for digit in (0..digits).rev() {
-        let nibble = (number >> (digit * 4)) & 15;
-        out.push(HEX[nibble as usize].into());
+pub(crate) fn push_hex(out: &mut Vec<u8>, number: u64, digits: u32) {
+    let (at, digits) = (out.len(), digits.min(16) as usize);
+    out.extend_from_slice(&[b'0'; 16]);
+    out.truncate(at + digits);
+    let mut rest = number;
+    for digit in out[at..].iter_mut().rev() {
+        *digit = HEX[(rest & 15) as usize];
+        rest >>= 4;
     }
 }
 
@@ -41,8 +73,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn they_are_those_of_fmt(number: u64, width in 0usize..24) {
-            let mut out = String::new();
+        fn they_are_those_of_fmt(number: u64, shift in 0_u32..64, width in 0_usize..=20) {
+            let number = number >> shift;
+            let mut out = Vec::new();
             push(&mut out, number);
             push_right(&mut out, number, width);
             push_zeros(&mut out, number, width);
@@ -50,7 +83,7 @@ mod tests {
             push_hex(&mut out, number, 4);
             let low = number & 0xffff;
             let expected = format!("{number}{number:>width$}{number:0width$}{number:016x}{low:04x}");
-            prop_assert_eq!(out, expected);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }
 }

@@ -107,15 +107,15 @@ pub struct Text<'a>(pub &'a Facts<'a>, pub Theme);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = String::new();
+        let mut line = Vec::new();
         self.push(&mut line);
-        f.write_str(&line)
+        f.write_str(&String::from_utf8_lossy(&line))
     }
 }
 
 impl Text<'_> {
     /// Appends the line, without a line feed, to `out`.
-    pub fn push(&self, out: &mut String) {
+    pub fn push(&self, out: &mut Vec<u8>) {
         let (facts, theme) = (self.0, self.1);
         let Record {
             index,
@@ -124,27 +124,28 @@ impl Text<'_> {
             body,
         } = facts.record;
         digits::push_right(out, index.0, 8);
-        out.push(' ');
+        out.push(b' ');
         match point.kind {
             PointKind::Exit => digits::push_right(out, point.exits, 10),
             PointKind::Between => {
-                let _ = write!(out, "{:>10}", PointText(point).to_string());
+                let point = format!("{:>10}", PointText(point).to_string());
+                out.extend_from_slice(point.as_bytes());
             }
         }
-        out.push(' ');
+        out.push(b' ');
         digits::push_hex(out, point.check.into(), 4);
-        out.push(' ');
+        out.push(b' ');
         let us = guest_time.as_micros();
         digits::push_right(out, us / 1_000_000, 5);
-        out.push('.');
+        out.push(b'.');
         digits::push_zeros(out, us % 1_000_000, 6);
-        out.push(' ');
+        out.push(b' ');
         let name = facts.kind.name();
         theme.push_kind(out, facts.kind, name);
         if matches!(body, RecordBody::Timer | RecordBody::Progress) {
             return;
         }
-        (name.len()..9).for_each(|_| out.push(' '));
+        (name.len()..9).for_each(|_| out.push(b' '));
         Content(facts).push(out);
     }
 
@@ -152,11 +153,11 @@ impl Text<'_> {
     ///
     /// # Errors
     /// When `out` cannot be written.
-    pub fn write_line(&self, out: &mut impl io::Write, buffer: &mut String) -> io::Result<()> {
+    pub fn write_line(&self, out: &mut impl io::Write, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
         self.push(buffer);
-        buffer.push('\n');
-        out.write_all(buffer.as_bytes())
+        buffer.push(b'\n');
+        out.write_all(buffer)
     }
 }
 
@@ -199,52 +200,54 @@ pub struct Content<'a>(pub &'a Facts<'a>);
 
 impl fmt::Display for Content<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
+        let mut text = Vec::new();
         self.push(&mut text);
-        f.write_str(&text)
+        f.write_str(&String::from_utf8_lossy(&text))
     }
 }
 
 impl Content<'_> {
     /// Appends it to `out`: what most records are without `fmt`.
-    fn push(&self, out: &mut String) {
+    fn push(&self, out: &mut Vec<u8>) {
         match &self.0.record.body {
             RecordBody::Packet { device, bytes } => {
-                out.push_str("net");
+                out.extend_from_slice(b"net");
                 digits::push(out, (*device).into());
-                out.push(' ');
+                out.push(b' ');
                 digits::push(out, bytes.len() as u64);
-                out.push_str(" bytes ");
+                out.extend_from_slice(b" bytes ");
                 if let Some(packet) = self.0.packet() {
                     packet.push(out);
                 }
             }
             RecordBody::Output(output) => {
                 match output.device {
-                    OutputDevice::Console => out.push_str("console"),
+                    OutputDevice::Console => out.extend_from_slice(b"console"),
                     OutputDevice::Network(number) => {
-                        out.push_str("net");
+                        out.extend_from_slice(b"net");
                         digits::push(out, number.into());
                     }
                 }
-                out.push(' ');
+                out.push(b' ');
                 digits::push(out, output.length.into());
-                out.push_str(" bytes crc32c ");
+                out.extend_from_slice(b" bytes crc32c ");
                 digits::push_hex(out, output.digest.into(), 8);
             }
             RecordBody::Mark(digests) => {
-                out.push_str("registers ");
+                out.extend_from_slice(b"registers ");
                 digits::push_hex(out, digests.registers, 16);
-                out.push_str(" devices ");
+                out.extend_from_slice(b" devices ");
                 digits::push_hex(out, digests.devices, 16);
                 if let Some(memory) = digests.memory {
-                    out.push_str(" memory ");
+                    out.extend_from_slice(b" memory ");
                     digits::push_hex(out, memory, 16);
                 }
             }
             body => {
+                let mut text = String::new();
                 // A String takes everything.
-                let _ = seldom(out, body);
+                let _ = seldom(&mut text, body);
+                out.extend_from_slice(text.as_bytes());
             }
         }
     }

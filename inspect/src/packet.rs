@@ -10,7 +10,8 @@ use crate::digits;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice, icmpv4, icmpv6};
 use serde::Serialize;
 use std::borrow::Cow;
-use std::fmt::{self, Write};
+use std::fmt;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What is above Ethernet.
@@ -229,36 +230,36 @@ impl Packet {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
+        let mut text = Vec::new();
         self.push(&mut text);
-        f.write_str(&text)
+        f.write_str(&String::from_utf8_lossy(&text))
     }
 }
 
 impl Packet {
     /// Appends it in one line to `out`.
-    pub(crate) fn push(&self, out: &mut String) {
+    pub(crate) fn push(&self, out: &mut Vec<u8>) {
         match (self.src, self.dst, self.mac) {
             (Some(src), Some(dst), _) if self.proto != Protocol::Arp => {
                 push_endpoint(out, src, self.src_port);
-                out.push_str(" > ");
+                out.extend_from_slice(b" > ");
                 push_endpoint(out, dst, self.dst_port);
-                out.push(' ');
-                out.push_str(self.proto.name());
+                out.push(b' ');
+                out.extend_from_slice(self.proto.name().as_bytes());
             }
             (_, _, Some((src, dst))) => {
-                out.push_str(&mac_text(&src));
-                out.push_str(" > ");
-                out.push_str(&mac_text(&dst));
+                out.extend_from_slice(mac_text(&src).as_bytes());
+                out.extend_from_slice(b" > ");
+                out.extend_from_slice(mac_text(&dst).as_bytes());
                 if self.proto == Protocol::Arp {
-                    out.push_str(" arp");
+                    out.extend_from_slice(b" arp");
                 }
             }
             _ => {}
         }
         if let Some(tcp) = &self.tcp {
-            out.push(' ');
-            out.push_str(&tcp.flags);
+            out.push(b' ');
+            out.extend_from_slice(tcp.flags.as_bytes());
             push_number(out, " seq ", tcp.seq.into());
             if tcp.flags.contains("ACK") {
                 push_number(out, " ack ", tcp.ack.into());
@@ -267,35 +268,36 @@ impl Packet {
         }
         if !self.info.is_empty() {
             if self.mac.is_some() {
-                out.push(' ');
+                out.push(b' ');
             }
-            out.push_str(&self.info);
+            out.extend_from_slice(self.info.as_bytes());
         }
         if self.mac.is_some() && self.proto != Protocol::Arp {
             push_number(out, " len ", self.payload as u64);
         }
         if self.cut && self.mac.is_some() {
-            out.push_str(" (cut short)");
+            out.extend_from_slice(b" (cut short)");
         }
     }
 }
 
-fn push_number(out: &mut String, name: &str, number: u64) {
-    out.push_str(name);
+#[inline]
+fn push_number(out: &mut Vec<u8>, name: &str, number: u64) {
+    out.extend_from_slice(name.as_bytes());
     digits::push(out, number);
 }
 
-fn push_endpoint(out: &mut String, ip: IpAddr, port: Option<u16>) {
+fn push_endpoint(out: &mut Vec<u8>, ip: IpAddr, port: Option<u16>) {
     match ip {
         IpAddr::V4(ip) => {
             for (number, byte) in ip.octets().into_iter().enumerate() {
                 if number > 0 {
-                    out.push('.');
+                    out.push(b'.');
                 }
                 digits::push(out, byte.into());
             }
         }
-        // A String takes everything.
+        // A Vec takes everything.
         IpAddr::V6(ip) if port.is_some() => drop(write!(out, "[{ip}]")),
         IpAddr::V6(ip) => drop(write!(out, "{ip}")),
     }

@@ -101,11 +101,30 @@ pub enum Step {
 pub fn walk_frames(
     dir: &Path,
     from: Option<Place>,
+    each: impl FnMut(&Salvaged) -> io::Result<Step>,
+) -> Result<Damage, WalkError> {
+    walk_salvager(open(dir, from)?, dir, each)
+}
+
+/// As [`walk_frames`], of the whole log; packets come without their bytes ([`Placed::passed_over`]).
+///
+/// # Errors
+/// As [`walk_frames`].
+pub fn walk_frames_without_packets(
+    dir: &Path,
+    each: impl FnMut(&Salvaged) -> io::Result<Step>,
+) -> Result<Damage, WalkError> {
+    walk_salvager(open(dir, None)?.without_packets(), dir, each)
+}
+
+fn walk_salvager(
+    salvager: Salvager,
+    dir: &Path,
     mut each: impl FnMut(&Salvaged) -> io::Result<Step>,
 ) -> Result<Damage, WalkError> {
     let mut damage = Damage::default();
     let mut empty = true;
-    ahead::each(open(dir, from)?, |item| {
+    ahead::each(salvager, |item| {
         empty = false;
         damage.see(item);
         match each(item) {

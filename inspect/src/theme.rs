@@ -4,7 +4,8 @@
 
 use crate::kind::Kind;
 use anstyle::{AnsiColor, Style};
-use std::fmt::{self, Write};
+use std::fmt;
+use std::io::Write as _;
 
 /// Whether, and how, text is coloured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,12 +42,12 @@ impl Theme {
     }
 
     /// Appends `text` in the colour of `kind` to `out`.
-    pub(crate) fn push_kind(self, out: &mut String, kind: Kind, text: &str) {
+    pub(crate) fn push_kind(self, out: &mut Vec<u8>, kind: Kind, text: &str) {
         if self.on {
-            // A String takes everything.
+            // A Vec takes everything.
             let _ = write!(out, "{}", self.kind(kind, text));
         } else {
-            out.push_str(text);
+            out.extend_from_slice(text.as_bytes());
         }
     }
 

@@ -12,7 +12,7 @@ mod text;
 use crate::facts::Facts;
 use crate::journal::JournalReport;
 use crate::kind::Kind;
-use crate::source::{Damage, Hole, Step, WalkError, walk_frames};
+use crate::source::{Damage, Hole, Step, WalkError, walk_frames_without_packets};
 use logging_channel::codec::Placed;
 use logging_channel::record::{Control, OutputDevice, Record, RecordBody};
 use logging_channel::segment::{LeftOut, ReadFrame, Salvaged, bytes_on_disk};
@@ -112,7 +112,7 @@ pub fn gather(dir: &Path) -> Result<(Report, Damage), WalkError> {
         directory: dir.into(),
         ..Report::default()
     };
-    let damage = walk_frames(dir, None, |item| {
+    let damage = walk_frames_without_packets(dir, |item| {
         match item {
             Salvaged::Frame(frame) => report.add_frame(frame),
             Salvaged::LeftOut(left_out) => report.add_hole(left_out),
@@ -179,7 +179,7 @@ impl Report {
         let tally = &mut self.tallies[facts.kind as usize];
         tally.records += 1;
         tally.bytes += placed.length as u64;
-        tally.payload_bytes += facts.size().unwrap_or(0);
+        tally.payload_bytes += facts.size().unwrap_or(0) + placed.passed_over as u64;
         let position = Position::from(record);
         match &record.body {
             RecordBody::Start(start) => {

@@ -265,6 +265,8 @@ pub struct Placed {
     pub offset: usize,
     /// Their number.
     pub length: usize,
+    /// Bytes of a packet that were passed over: all of them, see [`BatchDecoder::without_packets`].
+    pub passed_over: usize,
 }
 
 /// Decodes a batch record by record; after an error it yields nothing more.
@@ -275,6 +277,12 @@ pub struct BatchDecoder<'a> {
     previous: Previous,
     next: LogIndex,
     failed: bool,
+    /// Buffers of packets that were looked at, for the next ones.
+    spare: Vec<Vec<u8>>,
+    /// Packets are given without their bytes.
+    without_packets: bool,
+    /// Of the present record, bytes passed over.
+    passed_over: usize,
 }
 
 impl<'a> BatchDecoder<'a> {
@@ -297,7 +305,30 @@ impl<'a> BatchDecoder<'a> {
             previous: Previous::of_base(&base),
             next: LogIndex(base.index),
             failed: false,
+            spare: Vec::new(),
+            without_packets: false,
+            passed_over: 0,
         })
+    }
+
+    /// Passes over the bytes of packets: for those who only count them.
+    #[must_use]
+    pub const fn without_packets(mut self, without: bool) -> Self {
+        self.without_packets = without;
+        self
+    }
+
+    /// Uses these buffers for packets before it allocates.
+    #[must_use]
+    pub fn with_spare(mut self, spare: Vec<Vec<u8>>) -> Self {
+        self.spare = spare;
+        self
+    }
+
+    /// The buffers that were not used.
+    #[must_use]
+    pub fn into_spare(self) -> Vec<Vec<u8>> {
+        self.spare
     }
 
     /// Index of the record that [`Iterator::next`] would give.
@@ -359,6 +390,7 @@ impl<'a> BatchDecoder<'a> {
             record,
             offset,
             length,
+            passed_over: std::mem::take(&mut self.passed_over),
         })
     }
 
@@ -415,7 +447,7 @@ impl<'a> BatchDecoder<'a> {
     }
 
     fn body(&mut self, tag: u8, kind: RecordKind) -> Result<RecordBody, DecodeError> {
-        let input = &mut self.input;
+        let (input, spare) = (&mut self.input, &mut self.spare);
         let offset = input.offset();
         let at = |fault| DecodeError { offset, fault };
         Ok(match kind {
@@ -431,10 +463,19 @@ impl<'a> BatchDecoder<'a> {
             RecordKind::Entropy => {
                 RecordBody::Entropy(input.bytes("entropy", INPUT_BYTES_MAX)?.to_vec())
             }
-            RecordKind::Packet => RecordBody::Packet {
-                device: input.byte("network device")?,
-                bytes: input.bytes("packet", PACKET_BYTES_MAX)?.to_vec(),
-            },
+            RecordKind::Packet => {
+                let device = input.byte("network device")?;
+                let packet = input.bytes("packet", PACKET_BYTES_MAX)?;
+                let mut bytes = Vec::new();
+                if self.without_packets {
+                    self.passed_over = packet.len();
+                } else {
+                    bytes = spare.pop().unwrap_or_default();
+                    bytes.clear();
+                    bytes.extend_from_slice(packet);
+                }
+                RecordBody::Packet { device, bytes }
+            }
             RecordKind::Output => {
                 let wire: WireOutput = input.leaf("output")?;
                 RecordBody::Output(wire.into_live().map_err(at)?)

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, vm_hash};
+use super::reader::Spare;
 use super::scan::{Scanned, Scanner, list, walk_batch};
 use super::sync_point;
 use crate::codec::Sequence;
@@ -166,7 +167,14 @@ pub(super) fn check_header(
 /// Takes the records of `payload`; an error's offset counts from the frame's beginning.
 fn check_batch(payload: &[u8], recovered: &mut Recovered) -> Result<(), (u64, SegmentDamage)> {
     let records = &mut recovered.records;
-    walk_batch(payload, &mut recovered.sequence, |_| *records += 1)
+    walk_batch(
+        payload,
+        &mut recovered.sequence,
+        &mut Spare::default(),
+        |_| {
+            *records += 1;
+        },
+    )
 }
 
 /// `error`, with a better word for damage that is nothing but zeros up to the end of the file.

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::format::{SegmentDamage, SegmentError};
-use super::reader::{ReadFrame, read_batch};
+use super::reader::{ReadFrame, Spare, read_batch};
 use super::recovery::check_header;
 use super::scan::{Scanned, Scanner, list};
 use super::sync_point::{self, SYNC_POINT_BYTES};
@@ -53,6 +53,7 @@ pub struct Salvager {
     current: Option<Current>,
     sequence: Sequence,
     pending: Option<Salvaged>,
+    spare: Spare,
 }
 
 /// The segment that is read.
@@ -77,6 +78,7 @@ impl Salvager {
             current: None,
             sequence: Sequence::default(),
             pending: None,
+            spare: Spare::default(),
         })
     }
 
@@ -90,6 +92,20 @@ impl Salvager {
         let passed = begun.count().saturating_sub(1);
         salvager.segments.drain(..passed);
         Ok(salvager)
+    }
+
+    /// Reads packets without their bytes, for those who only count them.
+    #[must_use]
+    pub const fn without_packets(mut self) -> Self {
+        self.spare.without_packets = true;
+        self
+    }
+
+    /// Takes back what was looked at: its memory is used for what is read next.
+    pub fn reuse(&mut self, item: Salvaged) {
+        if let Salvaged::Frame(frame) = item {
+            self.spare.keep(frame.records);
+        }
     }
 
     /// First indices of the segments not yet opened, in order.
@@ -133,7 +149,7 @@ impl Salvager {
                     None => continue,
                 }
             };
-            match current.read_frame(&mut self.sequence)? {
+            match current.read_frame(&mut self.sequence, &mut self.spare)? {
                 None => self.current = None,
                 Some((hole, None)) => return Ok(hole.map(Salvaged::LeftOut)),
                 Some((None, frame)) => return Ok(frame.map(Salvaged::Frame)),
@@ -181,14 +197,22 @@ impl Current {
         self.search(damage).map(Some)
     }
 
-    fn read_frame(&mut self, sequence: &mut Sequence) -> Result<Found, SegmentError> {
+    fn read_frame(
+        &mut self,
+        sequence: &mut Sequence,
+        spare: &mut Spare,
+    ) -> Result<Found, SegmentError> {
         let damage = match self.scanner.frame() {
             Ok(Scanned::End) => return Ok(None),
             Ok(Scanned::Torn { bytes }) => SegmentDamage::Torn { bytes },
             Ok(Scanned::Frame { offset, frame }) => {
                 let (payload, length) = (frame.payload, frame.length());
                 return Ok(Some(read_sound(
-                    payload, length, offset, &self.path, sequence,
+                    payload,
+                    (offset, length),
+                    &self.path,
+                    sequence,
+                    spare,
                 )));
             }
             Err(error) => damage_of(error)?.1,
@@ -252,10 +276,10 @@ impl Current {
 /// The records of a frame whose checks are right.
 fn read_sound(
     payload: &[u8],
-    length: usize,
-    offset: u64,
+    (offset, length): (u64, usize),
     path: &Arc<Path>,
     sequence: &mut Sequence,
+    spare: &mut Spare,
 ) -> (Option<LeftOut>, Option<ReadFrame>) {
     let path = Arc::clone(path);
     let frame = |records| {
@@ -267,13 +291,13 @@ fn read_sound(
             records,
         })
     };
-    let damage = match read_batch(payload, sequence) {
+    let damage = match read_batch(payload, sequence, spare) {
         Ok(records) => return (None, frame(records)),
         Err((_, damage)) => damage,
     };
     // It may only be out of sequence, and sound by itself.
     *sequence = Sequence::default();
-    let records = read_batch(payload, sequence);
+    let records = read_batch(payload, sequence, spare);
     let bytes = if records.is_ok() { 0 } else { length as u64 };
     let hole = LeftOut {
         path: Arc::clone(&path),

@@ -8,8 +8,9 @@
 use super::format::{
     SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, SegmentHeader, parse_segment_name,
 };
+use super::reader::Spare;
 use super::sync_point;
-use crate::codec::{BatchDecoder, DecodeError, Placed, Sequence};
+use crate::codec::{DecodeError, Placed, Sequence};
 use crate::frame::{self, Frame, FrameError, FrameKind};
 use crate::record::LogIndex;
 use std::fs::{self, File};
@@ -17,8 +18,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Least that is read at once.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Most that is read at once, unless a frame is longer: small enough to be checked and decoded from the
+/// processor's cache.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// What is read first: a short file needs no more.
+const CHUNK_BYTES: usize = 16 * 1024;
 
 /// The segments of `directory` in the order of the log; other files are passed over.
 pub(super) fn list(directory: &Path) -> Result<Vec<(LogIndex, PathBuf)>, SegmentError> {
@@ -58,15 +62,16 @@ pub fn bytes_on_disk(directory: &Path) -> Result<u64, SegmentError> {
 }
 
 /// Gives `take` each record of `payload`, all of which must follow `sequence`; it then stands after
-/// them. An error's offset counts from the frame's beginning, and leaves `sequence` as it was.
+/// them. Packets are put into `spare` buffers while there are some. An error's offset counts from the frame's beginning, and leaves `sequence` as it was.
 pub(super) fn walk_batch(
     payload: &[u8],
     sequence: &mut Sequence,
+    spare: &mut Spare,
     mut take: impl FnMut(Placed),
 ) -> Result<(), (u64, SegmentDamage)> {
     let in_frame = |offset| (frame::HEADER_BYTES + offset) as u64;
     let refuse = |error: DecodeError| (in_frame(error.offset), SegmentDamage::Batch(error));
-    let mut decoder = BatchDecoder::new(payload).map_err(refuse)?;
+    let mut decoder = spare.decoder(payload).map_err(refuse)?;
     let mut first = true;
     for placed in decoder.by_ref() {
         let placed = placed.map_err(refuse)?;
@@ -78,6 +83,7 @@ pub(super) fn walk_batch(
         take(placed);
     }
     *sequence = decoder.sequence();
+    spare.done(decoder);
     Ok(())
 }
 
@@ -101,9 +107,10 @@ pub(super) struct Scanner {
     first: LogIndex,
     /// Offset in the file of the next frame.
     offset: u64,
-    /// Bytes of the file from `offset - consumed` on.
+    /// Up to `filled`, bytes of the file from `offset - consumed` on; behind it, room.
     buffer: Vec<u8>,
     consumed: usize,
+    filled: usize,
 }
 
 impl Scanner {
@@ -121,6 +128,7 @@ impl Scanner {
             offset: 0,
             buffer: Vec::new(),
             consumed: 0,
+            filled: 0,
         })
     }
 
@@ -228,7 +236,7 @@ impl Scanner {
 
     /// What is there is the beginning of something.
     fn torn(&mut self) -> Scanned<'static> {
-        let bytes = (self.buffer.len() - self.consumed) as u64;
+        let bytes = (self.filled - self.consumed) as u64;
         self.forget();
         Scanned::Torn { bytes }
     }
@@ -236,7 +244,7 @@ impl Scanner {
     /// Reads again when asked again: a writer whose write failed takes back what it had written, and
     /// something else may then come here.
     pub(super) fn forget(&mut self) {
-        self.buffer.truncate(self.consumed);
+        self.filled = self.consumed;
     }
 
     /// Number of zero bytes from the position to the end of the file, when nothing else is there.
@@ -254,38 +262,34 @@ impl Scanner {
 
     /// Passes over `length` bytes that [`Self::fill`] has shown.
     pub(super) fn advance(&mut self, length: usize) {
-        assert!(
-            self.consumed + length <= self.buffer.len(),
-            "only what was seen"
-        );
+        assert!(self.consumed + length <= self.filled, "only what was seen");
         self.consumed += length;
         self.offset += length as u64;
     }
 
     /// The bytes at the position: at least `need` of them, fewer only at the end of the file.
     pub(super) fn fill(&mut self, need: usize) -> Result<&[u8], SegmentError> {
-        if self.buffer.len() - self.consumed < need {
-            self.buffer.drain(..self.consumed);
+        if self.filled - self.consumed < need {
+            self.buffer.copy_within(self.consumed..self.filled, 0);
+            self.filled -= self.consumed;
             self.consumed = 0;
-            let mut have = self.buffer.len();
-            self.buffer.resize(need.max(have + CHUNK_BYTES), 0);
-            while have < need {
-                let at = self.offset + have as u64;
-                let mut rest = std::mem::take(&mut self.buffer);
-                let read = self.read_at(&mut rest[have..], at);
-                self.buffer = rest;
-                match read {
-                    Ok(0) => break,
-                    Ok(read) => have += read,
-                    Err(error) => {
-                        self.buffer.truncate(have);
-                        return Err(error);
-                    }
+            if self.buffer.len() < need.max(CHUNK_BYTES_MAX) {
+                // Twice as much each time, so that the beginning of a file costs little.
+                let bytes = (self.buffer.len() * 2).clamp(CHUNK_BYTES, CHUNK_BYTES_MAX);
+                self.buffer.resize(need.max(bytes), 0);
+            }
+            while self.filled < need {
+                let at = self.offset + self.filled as u64;
+                let mut buffer = std::mem::take(&mut self.buffer);
+                let read = self.read_at(&mut buffer[self.filled..], at);
+                self.buffer = buffer;
+                match read? {
+                    0 => break,
+                    read => self.filled += read,
                 }
             }
-            self.buffer.truncate(have);
         }
-        Ok(&self.buffer[self.consumed..])
+        Ok(&self.buffer[self.consumed..self.filled])
     }
 
     /// Fills `buffer` from offset `at` on; fewer bytes only at the end of the file.

@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn write_log(out: &mut impl Write, arguments: &Arguments) -> Result<Damage, WalkError> {
     let (choice, look) = (&arguments.choice, &arguments.look);
     let theme = look.theme();
-    let mut line = String::new();
+    let mut line = Vec::new();
     walk(&arguments.dir, choice.range(), |found| {
         match found {
             Found::Hole(hole) if look.json => write_hole_json(out, &hole)?,
