@@ -1,10 +1,10 @@
-//! After a failover both logs are looked into with every command, and the survivor's is replayed.
+//! After a failover both logs are looked into with every command, and both are replayed.
 //!
 //! The captures are read by tshark: none of what was acknowledged on any connection may be missing from the
 //! replay's capture, which has both directions whole. gdb debugs the survivor's guest as it was shortly before the
 //! failover.
 
-use crate::{Drill, conversation, gdb};
+use crate::{Drill, conversation, gdb, timeline};
 use anyhow::{Context, Result, bail, ensure};
 use rig::fault::Fault;
 use rig::host::STATE_DIR;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub(crate) const DRILLS: &[Drill] = &[Drill {
     name: "inspect",
-    shows: "a failover's logs in every log command; its replay's capture whole for tshark; gdb, both ways",
+    shows: "a failover's logs and journals in every log command; both replayed, a capture whole for tshark; gdb, both ways",
     run,
 }];
 
@@ -60,14 +60,119 @@ fn run(lab: &mut Lab) -> Result<()> {
     );
     let generation = stat["generations"][1]["from"]["index"].as_u64();
     let generation = generation.context("where the second generation begins")?;
+    journals_tell(&program, &logs)?;
     stop_survivor(lab)?;
     replayed_capture_is_whole(lab, &copies)?;
+    lost_side_is_replayed(lab, primary)?;
     if lab.options().clock != "exits" {
         // A replay on the branch clock needs the processor's breakpoints for itself.
         return Ok(());
     }
     let until = generation.saturating_sub(RECORDS_BEFORE);
     gdb::goes_there_and_back(lab, Side::Backup, until, lab.guest_kernel())
+}
+
+/// Both journals know who was live, how long output waited, and what happened; a timeline has it.
+fn journals_tell(program: &Path, logs: &[PathBuf; 2]) -> Result<()> {
+    let json = |log: &Path| -> Result<serde_json::Value> {
+        let text = log_command(program, &["stat", "--json", &path(log)])?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    let [primary, backup] = [json(&logs[0])?, json(&logs[1])?];
+    let (lost, survivor) = (&primary["journal"]["holder"], &backup["journal"]["holder"]);
+    ensure!(
+        lost.is_string() && survivor.is_string() && lost != survivor,
+        "{lost}, {survivor}"
+    );
+    for (stat, generation, live) in [
+        (&primary, 0, lost),
+        (&backup, 0, lost),
+        (&backup, 1, survivor),
+    ] {
+        let told = &stat["generations"][generation]["live"];
+        ensure!(
+            told == live,
+            "generation {generation} was live on {live}, not {told}"
+        );
+    }
+    for (stat, delay) in [
+        (&primary, "gate"),
+        (&primary, "acknowledgement"),
+        (&primary, "lag"),
+        (&backup, "lag"),
+    ] {
+        let count = stat["journal"][delay]["count"].as_u64().unwrap_or(0);
+        ensure!(count > 0, "no {delay} was measured: {}", stat["journal"]);
+    }
+    let events = stat_events(&backup);
+    for what in [
+        "peer suspected",
+        "claims generation 2",
+        "granted generation 2",
+    ] {
+        ensure!(
+            events.contains(what),
+            "the survivor's journal lacks `{what}`: {events}"
+        );
+    }
+    for (log, names) in [
+        (
+            &logs[0],
+            &["gate delay, ms", "lag, ms", "ack", "released"][..],
+        ),
+        (
+            &logs[1],
+            &[
+                "lag, ms",
+                "peer silent",
+                "claim of generation 2",
+                "solo, generation 2",
+            ][..],
+        ),
+    ] {
+        let file = path(&log.with_extension("perfetto.json"));
+        log_command(program, &["export", &path(log), "--perfetto", &file])?;
+        let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+        timeline::judge(&trace).with_context(|| file.clone())?;
+        for name in names {
+            ensure!(
+                timeline::has(&trace, name),
+                "{file} has nothing called `{name}`"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn stat_events(stat: &serde_json::Value) -> String {
+    let events = stat["journal"]["events"].as_array();
+    let what = events
+        .into_iter()
+        .flatten()
+        .filter_map(|event| event["what"].as_str());
+    what.collect::<Vec<_>>().join("; ")
+}
+
+/// The log that came off the killed host's disk is replayed on the survivor's host, as far as it goes.
+fn lost_side_is_replayed(lab: &Lab, log: &Path) -> Result<()> {
+    let agent = lab.host(Side::Backup).agent()?;
+    let there = format!("{STATE_DIR}/lost-log");
+    agent.exec(&["mkdir", "-p", &there], LIMIT)?.success()?;
+    for entry in std::fs::read_dir(log)? {
+        let file = entry?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        agent.put(&format!("{there}/{name}"), 0o644, &std::fs::read(&file)?)?;
+    }
+    let argv = [UNDERSTUDY, "replay", "--config", CONFIG, "--json", &there];
+    let replayed = agent.exec(&argv, LIMIT)?.success();
+    let replayed = replayed.context("the replay of the lost side's log")?;
+    let report: serde_json::Value = serde_json::from_slice(&replayed.stdout)?;
+    let records = report["records"].as_u64().unwrap_or(0);
+    ensure!(
+        records > RECORDS_BEFORE,
+        "only {records} records of it: {report}"
+    );
+    Ok(())
 }
 
 fn stop_survivor(lab: &Lab) -> Result<()> {

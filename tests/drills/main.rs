@@ -14,6 +14,7 @@ mod record_replay;
 mod redundancy;
 mod spinning;
 mod split_brain;
+mod timeline;
 
 use anyhow::{Result, bail};
 use clap::Parser;
