@@ -12,6 +12,7 @@ mod lab;
 mod protection;
 mod record_replay;
 mod redundancy;
+mod snapshots;
 mod spinning;
 mod split_brain;
 mod timeline;
@@ -37,6 +38,7 @@ struct Drill {
 const GROUPS: &[&[Drill]] = &[
     record_replay::DRILLS,
     spinning::DRILLS,
+    snapshots::DRILLS,
     counters::DRILLS,
     split_brain::DRILLS,
     arbiter_outage::DRILLS,
@@ -50,8 +52,12 @@ const GROUPS: &[&[Drill]] = &[
 /// What the exit clock cannot pass: left out of "all" there.
 const BRANCHES_ONLY: &[&str] = &[record_replay::BUSY, counters::SKID];
 
-/// Run only when named: the first takes minutes, the second was not seen to pass yet.
-const NAMED_ONLY: &[&str] = &[redundancy::TEN_LIVES, "system-call-outside"];
+/// Run only when named: the first two take minutes, the last was not seen to pass yet.
+const NAMED_ONLY: &[&str] = &[
+    redundancy::TEN_LIVES,
+    snapshots::TWO_HUNDRED,
+    "system-call-outside",
+];
 
 fn all() -> impl Iterator<Item = &'static Drill> {
     GROUPS.iter().copied().flatten()

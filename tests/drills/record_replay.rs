@@ -49,10 +49,10 @@ const BOOTS_MAX: usize = 16;
 /// Branches after which the sabotaged counter begins to lie: about in the middle of a boot.
 const HONEST_BRANCHES: &str = "1000000";
 
-const LIMIT: Duration = Duration::from_secs(300);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// Status of `understudy replay` when the log is damaged.
-const DAMAGED: i32 = 8;
+pub(crate) const DAMAGED: i32 = 8;
 
 /// Status of `understudy replay` at a divergence.
 const DIVERGED: i32 = 5;
@@ -60,15 +60,16 @@ const DIVERGED: i32 = 5;
 /// What `understudy replay --json` answers, as far as it is compared.
 #[derive(Debug, PartialEq, Deserialize)]
 pub(crate) struct Report {
-    records: u64,
-    exits: u64,
-    memory_digests: u64,
+    pub(crate) records: u64,
+    pub(crate) exits: u64,
+    pub(crate) memory_digests: u64,
     pub(crate) between: u64,
     pub(crate) states: u64,
-    end: Option<String>,
-    registers_digest: u64,
-    memory_digest: u64,
-    divergence: Option<String>,
+    pub(crate) snapshots: u64,
+    pub(crate) end: Option<String>,
+    pub(crate) registers_digest: u64,
+    pub(crate) memory_digest: u64,
+    pub(crate) divergence: Option<String>,
 }
 
 fn run(lab: &mut Lab) -> Result<()> {
@@ -125,11 +126,20 @@ fn replay_twice(agent: &Agent) -> Result<Report> {
 }
 
 pub(crate) fn record(lab: &Lab, workload: &str, requests: u64) -> Result<()> {
+    record_with(lab, workload, requests, lab.options())
+}
+
+pub(crate) fn record_with(
+    lab: &Lab,
+    workload: &str,
+    requests: u64,
+    options: PairOptions,
+) -> Result<()> {
     let options = PairOptions {
         workload: workload.into(),
         cmdline: format!("understudy.requests={requests}"),
         memory_every: 200,
-        ..lab.options()
+        ..options
     };
     let guest = Alone::start(lab, &options)?;
     let load = Load {

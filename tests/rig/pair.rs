@@ -51,6 +51,8 @@ pub struct PairOptions {
     pub mark_ms: u32,
     /// Longest wait for a guest that makes no exit (exit clock), in milliseconds; 0 means for ever.
     pub stall_ms: u32,
+    /// How often a replay of the log can be saved, in milliseconds; 0 means never.
+    pub settle_ms: u32,
     /// Compare all guest memory at every n-th mark; 0 means never.
     pub memory_every: u32,
     /// Keep the log on the evidence disk.
@@ -74,6 +76,7 @@ impl Default for PairOptions {
             suspect_ms: SUSPECT_MS,
             mark_ms: 20,
             stall_ms: STALL_MS,
+            settle_ms: 0,
             memory_every: 0,
             log: true,
             tls: false,
@@ -109,6 +112,7 @@ impl PairOptions {
             mark_ms,
             memory_every,
             stall_ms,
+            settle_ms,
             ..
         } = self;
         let (guest, channel, url) = (address::GUEST, address::PRIMARY_LOG, Arbiter::url());
@@ -157,6 +161,7 @@ impl PairOptions {
              stall_ms = {stall_ms}\n\
              [verify]\n\
              memory_every = {memory_every}\n\
+             settle_ms = {settle_ms}\n\
              [control]\n\
              socket = \"/run/host/understudy.sock\"\n",
             address::PREFIX,

@@ -59,6 +59,8 @@ pub struct Config {
     pub stall_ns: Option<u64>,
     /// Put a digest of all guest memory into every n-th mark; never when none.
     pub verify_memory_every: Option<u32>,
+    /// How often the guest is settled, so that a replay can be saved there, nanoseconds; never when none.
+    pub settle_ns: Option<u64>,
     /// The control socket's path.
     pub control_socket: PathBuf,
 }

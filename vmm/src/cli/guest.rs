@@ -21,6 +21,7 @@ use vmm::doctor;
 use vmm::replication::node::{HaltReason, NodeStatus};
 use vmm::runtime::control_socket::{ControlError, ControlSocket, Wish};
 use vmm::runtime::{self, GuestError, Lives, NodeEnd, RunOptions, RuntimeError};
+use vmm::snapshot::file::SnapshotError;
 
 /// Longest part of the host's name that goes into the holder's name.
 const HOST_BYTES_MAX: usize = 64;
@@ -414,6 +415,28 @@ impl From<ControlError> for Failure {
     }
 }
 
+/// A snapshot that cannot be read, or a log that has no place to make one.
+fn snapshot_failure(error: RuntimeError) -> Failure {
+    let (exit, remedy) = match &error {
+        RuntimeError::Snapshot {
+            source: SnapshotError::Io { .. },
+            ..
+        } => (
+            Exit::Failed,
+            "see that the file can be read or written there",
+        ),
+        RuntimeError::Snapshot { .. } => (
+            Exit::Damaged,
+            "make another with `understudy replay --save`; the log is whole without it",
+        ),
+        _ => (
+            Exit::Failed,
+            "record with [verify] settle_ms, or name an earlier place with --until",
+        ),
+    };
+    Failure::new(exit, error).remedy(remedy)
+}
+
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Self {
         use vmm::kvm::KvmError;
@@ -433,6 +456,9 @@ impl From<RuntimeError> for Failure {
             }
             error @ RuntimeError::Guest(GuestError::OtherGuest { .. }) => {
                 Self::new(Exit::Refused, error).remedy("use the files that the log was made with")
+            }
+            error @ (RuntimeError::Snapshot { .. } | RuntimeError::NothingSettled) => {
+                snapshot_failure(error)
             }
             error @ RuntimeError::Guest(_) => Self::new(Exit::Configuration, error),
             RuntimeError::Confine(error) => error.into(),

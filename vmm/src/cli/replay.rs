@@ -42,6 +42,8 @@ Examples:
     $ understudy replay --config guest.toml --pcapng web.pcapng
     $ understudy replay --config guest.toml --until 12.5s --registers --disassemble 8
     $ understudy replay --config guest.toml --until exit:90210 --memory 0xffffffff81000000 64
+    $ understudy replay --config guest.toml --until 60s --save minute.snapshot
+    $ understudy replay --config guest.toml --from minute.snapshot --until 61s --registers
     $ understudy replay --config guest.toml --json | jq .memory_digest
     $ understudy replay --config guest.toml --until 12.5s --gdb 127.0.0.1:1234
     $ gdb vmlinux -ex 'target remote 127.0.0.1:1234' -ex 'hbreak sys_write' -ex continue
@@ -57,6 +59,16 @@ pub(super) struct Arguments {
     /// Stop at this place: an index, `exit:N`, or a guest time as 1.5s or 300ms.
     #[arg(long, value_name = "PLACE")]
     until: Option<Place>,
+    /// Begin with this snapshot instead of power-on.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Save the guest in a snapshot file, at the first place from --until on where the log has it settled
+    /// (every `verify.settle_ms`, and where a new backup was given the state), and stop there.
+    #[arg(long, value_name = "FILE", conflicts_with = "gdb")]
+    save: Option<PathBuf>,
+    /// At each of those places go on with another guest, built from what was saved of this one.
+    #[arg(long, conflicts_with = "gdb")]
+    through_snapshots: bool,
     /// Show the guest's console output.
     #[arg(long)]
     console: bool,
@@ -97,6 +109,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             counter_lies_after: arguments.counter_lies_after,
         },
         until: arguments.until,
+        from: arguments.from.as_deref(),
+        save: arguments.save.as_deref(),
+        through_snapshots: arguments.through_snapshots,
     };
     if let Some(address) = arguments.gdb {
         let listening = |address| tracing::info!("gdb may connect: target remote {address}");
@@ -251,12 +266,13 @@ fn text_of(report: &ReplayReport) -> String {
         memory_digests,
         between,
         states,
+        snapshots,
         ..
     } = report;
     format!(
         "replayed     {records} records, {exits} exits\n\
          compared     {marks} digests of registers and devices, {memory_digests} of all memory\n\
-         landings     {between} inputs between exits, {states} states loaded\n\
+         landings     {between} inputs between exits, {states} states loaded, {snapshots} snapshots passed through\n\
          guest time   {guest:.6} s\n\
          host time    {host:.3} s\n\
          end          {end}\n\

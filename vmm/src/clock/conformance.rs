@@ -109,6 +109,7 @@ fn config(clock: Clock) -> EngineConfig {
         verify_memory_every: Some(2),
         inbox_bytes_max: 4_096,
         stall_ns: clock.stall_ns,
+        settle_interval_ns: Some(1_000_000),
         forget_interval_ns: 200_000,
     }
 }

@@ -59,6 +59,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let mut take = |name| Section::take(source, &mut root, name);
     let vm = read_vm(take("vm")?)?;
     let protection = read_protection(take("tls")?)?;
+    let (verify_memory_every, settle_ns) = read_verify(take("verify")?)?;
     let (clock, stall_ns) = read_clock(take("clock")?)?;
     let config = Config {
         file: file.into(),
@@ -70,7 +71,8 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         log: read_log(take("log")?)?,
         clock,
         stall_ns,
-        verify_memory_every: read_verify(take("verify")?)?,
+        verify_memory_every,
+        settle_ns,
         control_socket: read_control(take("control")?, vm.name.as_str())?,
         protection,
         vm,
@@ -370,10 +372,12 @@ fn read_clock(mut section: Section<'_>) -> Result<(ClockChoice, Option<u64>), Co
     Ok((kind, (stall_ms > 0).then_some(stall_ms * NS_PER_MS)))
 }
 
-fn read_verify(mut section: Section<'_>) -> Result<Option<u32>, ConfigError> {
+fn read_verify(mut section: Section<'_>) -> Result<(Option<u32>, Option<u64>), ConfigError> {
     let every = section.number("memory_every", 0..=1_000_000, " marks; 0 never", Some(0))?;
+    let settle_ms = section.number("settle_ms", 0..=3_600_000, " ms; 0 never", Some(0))?;
     section.finish()?;
-    Ok(u32::try_from(every).ok().filter(|every| *every > 0))
+    let every = u32::try_from(every).ok().filter(|every| *every > 0);
+    Ok((every, (settle_ms > 0).then_some(settle_ms * NS_PER_MS)))
 }
 
 fn read_control(mut section: Section<'_>, vm: &str) -> Result<PathBuf, ConfigError> {

@@ -44,6 +44,8 @@ pub struct EngineConfig {
     /// Longest time without a point, in nanoseconds, when something waits for one: then the guest's
     /// state goes into the log. `None` where every kick leads to a point (branch clock).
     pub stall_ns: Option<u64>,
+    /// How often the guest is settled, in nanoseconds, so that a replay of the log can be saved there.
+    pub settle_interval_ns: Option<u64>,
     /// How often what was written is forgotten, in nanoseconds: more often makes states smaller, and
     /// costs the guest a fault for the first write to each page after it.
     pub forget_interval_ns: u64,
@@ -56,6 +58,7 @@ impl Default for EngineConfig {
             verify_memory_every: None,
             inbox_bytes_max: 4 * 1024 * 1024,
             stall_ns: None,
+            settle_interval_ns: None,
             forget_interval_ns: 1_000_000_000,
         }
     }
@@ -277,6 +280,15 @@ impl<E: Executor> Engine<E> {
     #[must_use]
     pub fn is_recording(&self) -> bool {
         matches!(self.mode, Mode::Recording(_))
+    }
+
+    /// Whether this copy, replaying, has made output that no record given to it so far stands for.
+    #[must_use]
+    pub fn has_unlogged_output(&self) -> bool {
+        match &self.mode {
+            Mode::Replaying(r) => r.has_unlogged_output(),
+            Mode::Recording(_) | Mode::Stopped => false,
+        }
     }
 
     /// Host time at which a recorded guest's timer is due, if one is armed: with the branch clock

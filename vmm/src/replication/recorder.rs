@@ -58,6 +58,8 @@ pub(super) struct Recorder {
     resting: Resting,
     /// When the guest last left a point.
     left_at: HostTime,
+    /// When it was last settled without being asked for a state.
+    settled_at: HostTime,
     /// When its writes were last forgotten.
     forgotten_at: Option<HostTime>,
     config: EngineConfig,
@@ -87,6 +89,7 @@ impl Recorder {
             snapshot: None,
             resting: Resting::No,
             left_at: now,
+            settled_at: now,
             forgotten_at: None,
             config,
             entropy,
@@ -188,6 +191,9 @@ impl Recorder {
         }
         if let Some(attempt) = self.snapshot.take() {
             self.say_state(attempt, executor, place, outbox)?;
+        } else if self.settle_due(now) {
+            self.settle(executor, place, outbox)?;
+            self.settled_at = now;
         }
         if let Some(until) = self.pausing(now) {
             return Ok(Next::Wait {
@@ -218,10 +224,32 @@ impl Recorder {
         Ok(Next::Wait { deadline: None })
     }
 
-    /// Says the state here. The record before it has every replay settle the guest here, too.
+    fn settle_due(&self, now: HostTime) -> bool {
+        let due = |interval_ns| now.since(self.settled_at) >= interval_ns;
+        self.config.settle_interval_ns.is_some_and(due)
+    }
+
+    /// Says the state here.
     fn say_state<E: Executor>(
         &mut self,
         attempt: u64,
+        executor: &mut E,
+        place: &mut Place,
+        outbox: &mut Vec<Emitted>,
+    ) -> Result<(), E::Error> {
+        self.settle(executor, place, outbox)?;
+        let (next, parts) = (self.next_index, executor.save()?);
+        outbox.push(Emitted::Snapshot {
+            attempt,
+            next,
+            parts,
+        });
+        Ok(())
+    }
+
+    /// Finishes what the last exit stands for; the record has every replay do it here, too.
+    fn settle<E: Executor>(
+        &mut self,
         executor: &mut E,
         place: &mut Place,
         outbox: &mut Vec<Emitted>,
@@ -233,12 +261,6 @@ impl Recorder {
         place.standing = executor.standing();
         self.closed = None;
         self.produced(place, time, outputs, outbox);
-        let (next, parts) = (self.next_index, executor.save()?);
-        outbox.push(Emitted::Snapshot {
-            attempt,
-            next,
-            parts,
-        });
         Ok(())
     }
 

@@ -325,6 +325,10 @@ impl Replayer {
         None
     }
 
+    pub(super) fn has_unlogged_output(&self) -> bool {
+        !self.unmatched.is_empty()
+    }
+
     /// Output that this copy made and the log, which is past it, does not have.
     fn unlogged_output(&self) -> Option<Difference> {
         let found = name_output(&describe(self.unmatched.front()?));

@@ -16,9 +16,10 @@ use crate::kvm::vm::Vm;
 use crate::kvm::{KvmError, cpuid};
 use crate::machine::ram::GuestRam;
 use crate::machine::{Machine, MachineConfig};
+use crate::snapshot::file::About;
 use crate::snapshot::state::GuestState;
 use logging_channel::message::Identity;
-use logging_channel::record::{ClockKind, Start};
+use logging_channel::record::{ClockKind, LogIndex, Start};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub enum GuestError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// The log is of another guest.
-    #[error("the log was recorded with another {item}: {theirs} there, {ours} here")]
+    #[error("it was made with another {item}: {theirs} there, {ours} here")]
     OtherGuest {
         /// What differs.
         item: &'static str,
@@ -225,6 +226,47 @@ impl Blueprint {
         Ok(Guest::new(executor, kicker, vm))
     }
 
+    /// What a snapshot says of this guest.
+    pub(super) fn about(&self, generation: u64, next: LogIndex, clock: ClockKind) -> About {
+        let i = &self.identity;
+        About {
+            vm: i.vm.clone(),
+            generation,
+            next: next.0,
+            clock,
+            cpu_model: i.cpu_model.clone(),
+            memory_bytes: i.memory_bytes,
+            kernel_sha256: i.kernel_sha256,
+            initramfs_sha256: i.initramfs_sha256,
+            cmdline: i.cmdline.clone(),
+            mac: i.mac,
+        }
+    }
+
+    /// Whether a snapshot is of this guest.
+    ///
+    /// # Errors
+    /// What differs.
+    pub(super) fn check_snapshot(&self, about: &About) -> Result<(), GuestError> {
+        let i = &self.identity;
+        compare([
+            ("name", about.vm.clone(), i.vm.clone()),
+            ("cpu_model", about.cpu_model.clone(), i.cpu_model.clone()),
+            (
+                "memory size",
+                about.memory_bytes.to_string(),
+                i.memory_bytes.to_string(),
+            ),
+            ("kernel", hex(&about.kernel_sha256), hex(&i.kernel_sha256)),
+            (
+                "initramfs",
+                hex(&about.initramfs_sha256),
+                hex(&i.initramfs_sha256),
+            ),
+            ("mac", hex(&about.mac), hex(&i.mac)),
+        ])
+    }
+
     fn clock(&self, kind: ClockKind) -> Result<Option<BranchClock<Box<dyn Counter>>>, GuestError> {
         match kind {
             ClockKind::Exits => Ok(None),
@@ -246,7 +288,7 @@ impl Blueprint {
     /// A log from the network was compared in the handshake; one from disk is compared here.
     fn check(&self, start: &Start) -> Result<(), GuestError> {
         let i = &self.identity;
-        let items = [
+        compare([
             ("cpu_model", start.cpu_model.clone(), i.cpu_model.clone()),
             (
                 "memory size",
@@ -259,14 +301,18 @@ impl Blueprint {
                 hex(&start.initramfs_sha256),
                 hex(&i.initramfs_sha256),
             ),
-        ];
-        for (item, theirs, ours) in items {
-            if theirs != ours {
-                return Err(GuestError::OtherGuest { item, theirs, ours });
-            }
-        }
-        Ok(())
+        ])
     }
+}
+
+/// What is the same on both sides, theirs first.
+fn compare<const N: usize>(items: [(&'static str, String, String); N]) -> Result<(), GuestError> {
+    for (item, theirs, ours) in items {
+        if theirs != ours {
+            return Err(GuestError::OtherGuest { item, theirs, ours });
+        }
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -11,10 +11,12 @@ use crate::kvm::cpuid::CPU_MODEL;
 use crate::kvm::dirty::Reader;
 use crate::kvm::vcpu::Vcpu;
 use crate::machine::Machine;
+use crate::machine::page_set::PageSet;
 use crate::replication::executor::{Produced, Standing};
 use crate::snapshot::part::{self, PAGES_PER_PART_MAX, PartError};
 use crate::snapshot::state::{GuestState, STATE_VERSION, SavedStanding};
 use logging_channel::execution_point::PointKind;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 impl From<PartError> for KvmError {
     fn from(error: PartError) -> Self {
@@ -94,6 +96,19 @@ impl KvmExecutor {
         }
         parts.push(part::part_of_state(&self.guest_state()?)?);
         Ok(parts)
+    }
+
+    /// All of memory and everything else, part by part, until `take` refuses.
+    pub(super) fn all_parts(
+        &mut self,
+        mut take: impl FnMut(Vec<u8>) -> bool,
+    ) -> Result<(), KvmError> {
+        let memory = self.machine.memory();
+        let bytes = memory.iter().map(|region| region.len()).sum();
+        let all = PageSet::all(bytes);
+        part::parts_of(memory, &all, PAGES_PER_PART_MAX, &mut take)?;
+        take(part::part_of_state(&self.guest_state()?)?);
+        Ok(())
     }
 
     /// Everything but memory.

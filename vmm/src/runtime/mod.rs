@@ -31,6 +31,7 @@ mod network;
 mod next_instruction;
 mod node_task;
 mod replay;
+mod replay_snapshot;
 mod secure;
 mod session;
 mod transfer;

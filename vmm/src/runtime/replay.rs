@@ -7,6 +7,7 @@
 use super::guest::Blueprint;
 use super::host_clock::HostClock;
 use super::kvm_executor::KvmExecutor;
+use super::replay_snapshot;
 use super::session::RuntimeError;
 use crate::clock::landing::LandingMethod;
 use crate::config::Config;
@@ -18,7 +19,7 @@ use crate::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, N
 use crate::replication::executor::{Executor, Produced};
 use inspect::place::Place;
 use logging_channel::execution_point::PointKind;
-use logging_channel::record::{ClockKind, EndReason, LogIndex, Record, RecordBody};
+use logging_channel::record::{ClockKind, Control, EndReason, LogIndex, Record, RecordBody};
 use logging_channel::segment::reader::LogReader;
 use std::collections::VecDeque;
 use std::io;
@@ -46,6 +47,8 @@ pub struct ReplayReport {
     pub between: u64,
     /// States in the log that the guest was taken on by, where it made no exits.
     pub states: u64,
+    /// Snapshots that the replay went through.
+    pub snapshots: u64,
     /// Guest time at the end, microseconds.
     pub guest_time_us: u64,
     /// Host time it took, microseconds.
@@ -92,6 +95,12 @@ pub struct ReplayOptions<'a> {
     pub landing: LandingOptions,
     /// Where to stop; the end of the log when absent.
     pub until: Option<Place>,
+    /// Begin with this snapshot instead of power-on.
+    pub from: Option<&'a Path>,
+    /// Save the guest at the first place from `until` on where that can be done, and stop there.
+    pub save: Option<&'a Path>,
+    /// Wherever the guest can be saved, save it, build another from the bytes, and go on with that.
+    pub through_snapshots: bool,
 }
 
 /// A guest that was replayed, as it stands.
@@ -158,6 +167,17 @@ fn physical(guest: &KvmExecutor, address: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// An engine that replays from record `next` on.
+fn engine(next: LogIndex, executor: KvmExecutor) -> Result<Engine<KvmExecutor>, RuntimeError> {
+    let no_entropy: EntropySource = Box::new(|_| Vec::new());
+    Ok(Engine::replaying_from(
+        next,
+        executor,
+        EngineConfig::default(),
+        no_entropy,
+    )?)
+}
+
 /// A replay at work.
 pub(super) struct Replay {
     pub(super) clock: HostClock,
@@ -165,7 +185,15 @@ pub(super) struct Replay {
     log: LogReader,
     pub(super) engine: Engine<KvmExecutor>,
     /// Keeps the memory slots.
-    _vm: Vm,
+    vm: Vm,
+    blueprint: Blueprint,
+    /// Live when the last record given was made.
+    generation: u64,
+    /// Stop behind a Settle record.
+    to_settled: bool,
+    /// Where it stopped for that: the next record's index.
+    settled: Option<LogIndex>,
+    snapshots: u64,
     /// Given to the engine, not yet reported as replayed.
     pending: VecDeque<Record>,
     /// Read ahead: the first at the place to stop at.
@@ -190,7 +218,14 @@ pub fn replay(
     observer: &mut impl Observer,
 ) -> Result<Replayed, RuntimeError> {
     let mut replay = Replay::begin(options)?;
-    replay.run(options.until, observer)?;
+    if options.through_snapshots {
+        replay.run_through_snapshots(options.until, observer)?;
+    } else {
+        replay.run(options.until, observer)?;
+    }
+    if let Some(path) = options.save {
+        replay.save_behind(path, observer)?;
+    }
     Ok(Replayed {
         report: replay.report()?,
         replay,
@@ -198,8 +233,21 @@ pub fn replay(
 }
 
 impl Replay {
-    /// A guest at power-on, and its log.
+    /// A guest at power-on or as a snapshot has it, and its log.
     pub(super) fn begin(options: &ReplayOptions<'_>) -> Result<Self, RuntimeError> {
+        let landing = options.landing;
+        let blueprint =
+            Blueprint::read(options.config, landing.method)?.sabotaged(landing.counter_lies_after);
+        match options.from {
+            None => Self::begin_at_power_on(options, blueprint),
+            Some(path) => Self::begin_with_snapshot(options, blueprint, path),
+        }
+    }
+
+    fn begin_at_power_on(
+        options: &ReplayOptions<'_>,
+        blueprint: Blueprint,
+    ) -> Result<Self, RuntimeError> {
         let mut log = LogReader::open(options.directory);
         let Some(first) = log.next_record()? else {
             return Err(RuntimeError::NoLog(options.directory.display().to_string()));
@@ -207,21 +255,54 @@ impl Replay {
         let RecordBody::Start(start) = &first.body else {
             return Err(RuntimeError::NoStart(first.index.0));
         };
-        let clock_kind = start.clock;
-        let landing = options.landing;
-        let guest = Blueprint::read(options.config, landing.method)?
-            .sabotaged(landing.counter_lies_after)
-            .build(start)?;
-        let no_entropy: EntropySource = Box::new(|_| Vec::new());
-        let engine = Engine::replaying(guest.executor, EngineConfig::default(), no_entropy)?;
-        Ok(Self {
+        let (clock_kind, generation) = (start.clock, start.generation);
+        let guest = blueprint.build(start)?;
+        let engine = engine(LogIndex(0), guest.executor)?;
+        let mut replay = Self::new(clock_kind, log, engine, guest.vm, blueprint);
+        replay.generation = generation;
+        replay.beyond = Some(first);
+        Ok(replay)
+    }
+
+    fn begin_with_snapshot(
+        options: &ReplayOptions<'_>,
+        blueprint: Blueprint,
+        path: &Path,
+    ) -> Result<Self, RuntimeError> {
+        let (about, guest) = replay_snapshot::open(path, &blueprint)?;
+        let next = LogIndex(about.next);
+        let mut log = LogReader::open_at(options.directory, next)?;
+        let mut beyond = log.next_record()?;
+        while beyond.as_ref().is_some_and(|record| record.index < next) {
+            beyond = log.next_record()?;
+        }
+        let engine = engine(next, guest.executor)?;
+        let mut replay = Self::new(about.clock, log, engine, guest.vm, blueprint);
+        (replay.generation, replay.records) = (about.generation, about.next);
+        replay.beyond = beyond;
+        Ok(replay)
+    }
+
+    fn new(
+        clock_kind: ClockKind,
+        log: LogReader,
+        engine: Engine<KvmExecutor>,
+        vm: Vm,
+        blueprint: Blueprint,
+    ) -> Self {
+        Self {
             clock: HostClock::start(),
             clock_kind,
             log,
             engine,
-            _vm: guest.vm,
+            vm,
+            blueprint,
+            generation: 0,
+            to_settled: false,
+            settled: None,
+            snapshots: 0,
             pending: VecDeque::new(),
-            beyond: Some(first),
+            beyond: None,
             records: 0,
             exits: 0,
             marks: 0,
@@ -230,7 +311,58 @@ impl Replay {
             between: 0,
             end: None,
             divergence: None,
-        })
+        }
+    }
+
+    /// Replays up to a place, and on the way through every snapshot that can be made.
+    fn run_through_snapshots(
+        &mut self,
+        until: Option<Place>,
+        observer: &mut impl Observer,
+    ) -> Result<(), RuntimeError> {
+        self.to_settled = true;
+        loop {
+            self.run(until, observer)?;
+            let Some(next) = self.settled.filter(|_| !self.over()) else {
+                return Ok(());
+            };
+            // Output that finishing the access made is in the records that follow.
+            if !self.engine.has_unlogged_output() {
+                self.pass_through_snapshot(next)?;
+            }
+        }
+    }
+
+    /// Goes on with another guest, built from what was saved of this one.
+    fn pass_through_snapshot(&mut self, next: LogIndex) -> Result<(), RuntimeError> {
+        let about = self.blueprint.about(self.generation, next, self.clock_kind);
+        let guest = self.engine.executor();
+        let here = Path::new("in memory");
+        let bytes = replay_snapshot::write(Vec::new(), &about, guest, here)?;
+        let (about, guest) = replay_snapshot::read(bytes.as_slice(), &self.blueprint, here)?;
+        self.engine = engine(LogIndex(about.next), guest.executor)?;
+        self.vm = guest.vm;
+        self.snapshots += 1;
+        Ok(())
+    }
+
+    /// Goes on to the first place that can be saved, and saves it.
+    fn save_behind(
+        &mut self,
+        path: &Path,
+        observer: &mut impl Observer,
+    ) -> Result<(), RuntimeError> {
+        self.to_settled = true;
+        loop {
+            self.run(None, observer)?;
+            let Some(next) = self.settled.filter(|_| !self.over()) else {
+                return Err(RuntimeError::NothingSettled);
+            };
+            if !self.engine.has_unlogged_output() {
+                let about = self.blueprint.about(self.generation, next, self.clock_kind);
+                return replay_snapshot::save(path, &about, self.engine.executor());
+            }
+        }
     }
 
     /// Replays up to a place.
@@ -268,6 +400,7 @@ impl Replay {
     pub(super) fn feed(&mut self, until: Option<Place>) -> Result<bool, RuntimeError> {
         let mut batch = Vec::new();
         let mut last = false;
+        self.settled = None;
         while batch.len() < BATCH_RECORDS && !last {
             let next = match self.beyond.take() {
                 Some(record) => Some(record),
@@ -279,7 +412,17 @@ impl Replay {
                     self.beyond = Some(record);
                     last = true;
                 }
-                Some(record) => batch.push(record),
+                Some(record) => {
+                    if let RecordBody::Control(Control::Generation(generation)) = record.body {
+                        self.generation = generation;
+                    }
+                    let settles = record.body == RecordBody::Control(Control::Settle);
+                    if settles && self.to_settled {
+                        self.settled = Some(record.index.next());
+                        last = true;
+                    }
+                    batch.push(record);
+                }
             }
         }
         self.pending.extend(batch.iter().cloned());
@@ -374,6 +517,7 @@ impl Replay {
             memory_digests: self.memory_digests,
             between: self.between,
             states: self.states,
+            snapshots: self.snapshots,
             guest_time_us: self.engine.executor().guest_time().as_micros(),
             host_time_us: self.clock.now().0 / 1_000,
             end: self.end.map(|reason| format!("{reason:?}")),

@@ -24,6 +24,7 @@ use crate::kvm::KvmError;
 use crate::replication::engine::EngineConfig;
 use crate::replication::go_live::RetryConfig;
 use crate::replication::node::{Node, NodeConfig, NodeStatus, Part};
+use crate::snapshot::file::SnapshotError;
 use arbiter::client::{AddressError, ArbiterClient, RetryPolicy};
 use arbiter::register::{Holder, Invalid};
 use logging_channel::clock_agreement::ClockOffer;
@@ -97,6 +98,17 @@ pub enum RuntimeError {
     /// Nothing to replay.
     #[error("{0} holds no log")]
     NoLog(String),
+    /// A snapshot file.
+    #[error("{path}: {source}")]
+    Snapshot {
+        /// Which.
+        path: String,
+        /// What is wrong.
+        source: SnapshotError,
+    },
+    /// No place that can be saved.
+    #[error("the log has no place there that can be saved")]
+    NothingSettled,
     /// The log's beginning is missing.
     #[error("the log begins at record {0}, not at its Start record")]
     NoStart(u64),
@@ -296,6 +308,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             .map_or(default.mark_interval_ns, |c| c.mark_interval_ns),
         verify_memory_every: config.verify_memory_every,
         stall_ns: config.stall_ns,
+        settle_interval_ns: config.settle_ns,
         ..default
     }
 }

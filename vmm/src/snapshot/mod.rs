@@ -9,5 +9,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod file;
 pub mod part;
 pub mod state;

@@ -55,6 +55,11 @@ const FORMATS: &[Format] = &[
         files: &["vmm/src/snapshot/part.rs", "vmm/src/snapshot/state.rs"],
         version: ("vmm/src/snapshot/state.rs", "STATE_VERSION"),
     },
+    Format {
+        page: "docs/formats/snapshot.md",
+        files: &["vmm/src/snapshot/file.rs"],
+        version: ("vmm/src/snapshot/file.rs", "SNAPSHOT_VERSION"),
+    },
 ];
 
 /// Finds pages that do not match the code.
