@@ -1,8 +1,8 @@
 //! Where in a log: an index, a number of exits, or a guest time, as people write them.
 //!
 //! `1200` is a log index, `exit:1200` the first record at or after that synchronous exit, and a number
-//! with a unit (`1.5s`, `300ms`, `20us`) the first at or after that guest time. A log has no host times,
-//! so there is no way to ask for one.
+//! with a unit (`1.5s`, `300ms`, `20us`) the first at or after that guest time. Host times
+//! are the journal's: `journal::when`.
 
 #![forbid(unsafe_code)]
 
@@ -36,15 +36,22 @@ impl Place {
 /// Text that names no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no place in a log: give an index (1200), exit:N, or a guest time (1.5s, 300ms, 20us)"
+    "`{0}` is no place in a log: give an index (1200), exit:N, or a guest time (1.5s, 300ms, 20us); \
+     for a range also a host time (host:15:02:52.218, host:12.5s)"
 )]
 pub struct PlaceError(String);
+
+impl PlaceError {
+    pub(crate) fn of(text: &str) -> Self {
+        Self(text.chars().take(64).collect())
+    }
+}
 
 impl FromStr for Place {
     type Err = PlaceError;
 
     fn from_str(text: &str) -> Result<Self, PlaceError> {
-        let refuse = || PlaceError(text.chars().take(64).collect());
+        let refuse = || PlaceError::of(text);
         if let Some(exits) = text.strip_prefix("exit:") {
             return exits.parse().map(Self::Exit).map_err(|_| refuse());
         }

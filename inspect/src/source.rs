@@ -70,6 +70,9 @@ pub enum WalkError {
     /// The journal cannot be read.
     #[error("cannot read the journal beside the log")]
     Journal(#[source] io::Error),
+    /// A host time was given, and nothing knows it.
+    #[error("there is no journal beside the log in {}, so host times are unknown", .0.display())]
+    NoJournal(PathBuf),
     /// What was found cannot be written.
     #[error("cannot write the result")]
     Write(#[from] io::Error),

@@ -2,7 +2,7 @@
 //!
 //! Format: draft-ietf-opsawg-pcapng, little-endian; one section, an interface per network device. Each
 //! packet has a comment with its record and execution point, and flags with its direction as the guest
-//! sees it. Times are the guest's own wall clock: that of power-on and the guest time since.
+//! sees it; a sent one also when it was acknowledged and released, where a journal lists that. Times are the guest's own wall clock: that of power-on and the guest time since.
 //!
 //! The log has the bytes of frames that came, but only length and checksum of those that went. From a log
 //! alone the latter are packets of captured length 0, which says so to every reader; a replay, which makes
@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use crate::facts::Direction;
+use crate::journal::releases::Releases;
 use crate::line::PointText;
 use logging_channel::record::{OutputDevice, Record, RecordBody};
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct PcapngWriter<W> {
     /// The guest's wall clock at power-on, microseconds since 1970.
     power_on_us: u64,
     block: Vec<u8>,
+    /// When outputs were released, if there is a journal.
+    releases: Option<Releases>,
 }
 
 impl<W: Write> PcapngWriter<W> {
@@ -58,6 +61,7 @@ impl<W: Write> PcapngWriter<W> {
             interfaces: BTreeMap::new(),
             power_on_us: 0,
             block: Vec::new(),
+            releases: None,
         };
         let block = &mut writer.block;
         block.extend(BYTE_ORDER_MAGIC.to_le_bytes());
@@ -70,6 +74,13 @@ impl<W: Write> PcapngWriter<W> {
         option(block, OPTION_END, b"");
         writer.end_block(SECTION_HEADER)?;
         Ok(writer)
+    }
+
+    /// Adds to sent packets when they were acknowledged and released.
+    #[must_use]
+    pub fn with_releases(mut self, releases: Releases) -> Self {
+        self.releases = Some(releases);
+        self
     }
 
     /// Takes a record: a Start sets the clock, a Packet is written whole, and an Output of a network
@@ -123,12 +134,21 @@ impl<W: Write> PcapngWriter<W> {
         block.extend(word(length as u64));
         block.extend(bytes);
         pad(block);
-        let comment = format!(
+        let mut comment = format!(
             "record {} point {} check {:04x}",
             record.index.0,
             PointText(&record.point),
             record.point.check
         );
+        if let (Direction::Out, Some(releases)) = (direction, &mut self.releases)
+            && let Some(released) = releases.of(record.index.0)?
+        {
+            let ms = |us: u64| us as f64 / 1e3;
+            let (waited, at) = (ms(released.waited_us), ms(released.at_us));
+            comment += &format!(
+                "; acknowledged and released after {waited:.3} ms, at {at:.3} ms of host time"
+            );
+        }
         option(block, OPTION_COMMENT, comment.as_bytes());
         let flags: u32 = match direction {
             Direction::In => 1,
@@ -255,6 +275,22 @@ mod tests {
             "outbound"
         );
         assert_eq!(blocks[5].1[..4], 1u32.to_le_bytes(), "another interface");
+    }
+
+    #[test]
+    fn a_sent_packet_says_when_it_was_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::journal::tests::write(dir.path(), "b.2");
+        let releases = Releases::open(dir.path()).unwrap().unwrap();
+        let mut writer = PcapngWriter::new(Vec::new())
+            .unwrap()
+            .with_releases(releases);
+        for record in sample::records(sample::bodies()) {
+            writer.record(&record, None).unwrap();
+        }
+        let file = writer.finish().unwrap();
+        let said = b"record 2 point 20 check beef; acknowledged and released after 0.500 ms, at 1850.000 ms";
+        assert!(file.windows(said.len()).any(|window| window == said));
     }
 
     /// With Debian's tshark where it is installed.

@@ -32,6 +32,11 @@ impl GuestClock {
         }
     }
 
+    /// Whether any record was seen.
+    pub(super) const fn runs(&self) -> bool {
+        self.runs
+    }
+
     /// The guest time of host time `at_us`.
     #[must_use]
     pub const fn guest_time_us(&self, at_us: u64) -> u64 {

@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod releases;
 mod report;
 mod text;
+pub mod when;
 
 pub(crate) use report::words;
 pub use report::{Delays, JournalReport, RoleSpan};

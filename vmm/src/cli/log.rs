@@ -70,6 +70,8 @@ impl From<WalkError> for Failure {
             WalkError::NoLog(_) => Self::new(Exit::Failed, error)
                 .remedy("give the directory named by [log] dir in the configuration file"),
             WalkError::Write(_) | WalkError::Journal(_) => Self::new(Exit::Failed, error),
+            WalkError::NoJournal(_) => Self::new(Exit::Failed, error)
+                .remedy("give a guest time, as 12.5s, or copy the *.journal files beside the log"),
         }
     }
 }

@@ -5,10 +5,13 @@
 use clap::{Args, ValueEnum};
 use inspect::facts::Facts;
 use inspect::filter::Filter;
+use inspect::journal::when::When;
 use inspect::kind::Kind;
-use inspect::place::{Place, Range};
+use inspect::place::Range;
+use inspect::source::WalkError;
 use inspect::theme::Theme;
 use std::io::IsTerminal;
+use std::path::Path;
 
 /// The language of `--filter`, for long help.
 pub(super) const FILTER_HELP: &str = "\
@@ -29,12 +32,13 @@ about what came. docs/inspecting.md has the whole language.";
 /// Which records.
 #[derive(Debug, Default, Args)]
 pub(super) struct Choice {
-    /// First record: an index, `exit:N`, or a guest time as 1.5s or 300ms.
+    /// First record: an index, `exit:N`, a guest time as 1.5s or 300ms, or a host time as
+    /// host:15:02:52.218 (UTC) or host:12.5s (since the run began there).
     #[arg(long, value_name = "PLACE")]
-    pub(super) from: Option<Place>,
+    pub(super) from: Option<When>,
     /// First record left out at the end, in the same forms.
     #[arg(long, value_name = "PLACE")]
-    pub(super) to: Option<Place>,
+    pub(super) to: Option<When>,
     /// Only this kind; may be repeated.
     #[arg(long, value_name = "KIND", value_parser = Kind::ALL.map(Kind::name))]
     pub(super) kind: Vec<String>,
@@ -44,11 +48,13 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) const fn range(&self) -> Range {
-        Range {
-            from: self.from,
-            to: self.to,
-        }
+    /// The range in the log in `dir`, whose journal knows host times.
+    pub(super) fn range(&self, dir: &Path) -> Result<Range, WalkError> {
+        let place = |when: Option<When>| when.map(|when| when.place(dir)).transpose();
+        Ok(Range {
+            from: place(self.from)?,
+            to: place(self.to)?,
+        })
     }
 
     /// Whether a record in the range is wanted.

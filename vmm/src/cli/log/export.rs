@@ -10,6 +10,7 @@ use inspect::export::csv;
 use inspect::export::pcapng::PcapngWriter;
 use inspect::export::trace::TraceWriter;
 use inspect::facts::Facts;
+use inspect::journal::releases::Releases;
 use inspect::source::{Damage, Found, Step, WalkError, walk};
 use logging_channel::codec::Placed;
 use logging_channel::record::RecordBody;
@@ -62,6 +63,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Arguments { dir, form, .. } = arguments;
     let damage = if let Some(path) = &form.pcapng {
         let mut writer = PcapngWriter::new(open(path)?)?;
+        if let Some(releases) = Releases::open(dir)? {
+            writer = writer.with_releases(releases);
+        }
         let damage = each(arguments, |_, placed| writer.record(&placed.record, None));
         unless_reader_left(writer.finish().map(drop))?;
         damage
@@ -111,7 +115,8 @@ fn each(
             Ok(Step::Stop)
         })?;
     }
-    walk(&arguments.dir, arguments.choice.range(), |found| {
+    let range = arguments.choice.range(&arguments.dir)?;
+    walk(&arguments.dir, range, |found| {
         if let Found::Record(placed, _) = found {
             let facts = Facts::of(&placed.record);
             let start = matches!(placed.record.body, RecordBody::Start(_));

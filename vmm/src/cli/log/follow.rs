@@ -84,15 +84,16 @@ pub(super) fn write(
         // Whoever looks on wants to see it now.
         shown.and_then(|()| out.flush())
     };
+    let range = choice.range(dir)?;
     let mut reader = at_last_segment(dir, choice)?;
     let mut kept = Kept::new(last, choice);
     loop {
         let mut ended = false;
         while let Some(frame) = reader.next_frame()?.filter(|_| !ended) {
             for placed in frame.records {
-                ended |= choice.range().ends_before(&placed.record);
+                ended |= range.ends_before(&placed.record);
                 let wanted = !ended
-                    && !choice.range().begins_after(&placed.record)
+                    && !range.begins_after(&placed.record)
                     && choice.wants(&Facts::of(&placed.record));
                 ended |= matches!(placed.record.body, RecordBody::End(_));
                 let shown = if wanted { kept.take(placed) } else { None };

@@ -78,7 +78,7 @@ fn write(
 ) -> Result<(u64, Damage), WalkError> {
     let (choice, look, theme) = (&arguments.choice, &arguments.look, arguments.look.theme());
     let mut count = 0;
-    let damage = walk(&arguments.dir, choice.range(), |found| {
+    let damage = walk(&arguments.dir, choice.range(&arguments.dir)?, |found| {
         let placed = match found {
             Found::Hole(hole) if look.json => {
                 write_hole_json(out, &hole)?;

@@ -49,7 +49,7 @@ fn write_log(out: &mut impl Write, arguments: &Arguments) -> Result<Damage, Walk
     let (choice, look) = (&arguments.choice, &arguments.look);
     let theme = look.theme();
     let mut line = Vec::new();
-    walk(&arguments.dir, choice.range(), |found| {
+    walk(&arguments.dir, choice.range(&arguments.dir)?, |found| {
         match found {
             Found::Hole(hole) if look.json => write_hole_json(out, &hole)?,
             Found::Hole(hole) => writeln!(out, "{}", HoleText(&hole, theme))?,
