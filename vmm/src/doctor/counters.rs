@@ -99,6 +99,11 @@ pub(super) fn examine() -> Counters {
         "landing",
         landing.map(|landed| landed.finding),
     ));
+    if crossing == Crossing::Breakpoint {
+        // Landings by single step refuse such guests.
+        let undisturbed = super::debug_probe::undisturbed();
+        probes.push(ProbeResult::of("own-debugging", undisturbed));
+    }
     Counters {
         probes,
         margin_branches: margin,

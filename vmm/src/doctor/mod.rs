@@ -11,6 +11,7 @@
 
 mod counters;
 mod cpu_probes;
+mod debug_probe;
 mod exit_probes;
 mod interrupt_probes;
 mod report;

@@ -7,6 +7,7 @@
 pub mod cpuid;
 pub mod dirty;
 pub mod exit;
+pub mod guest_debug;
 pub mod guest_memory;
 pub mod interrupt;
 pub mod kick;
@@ -62,6 +63,9 @@ pub enum KvmError {
     /// The branch clock was asked for without a counter.
     #[error("no performance counter was opened for the branch clock")]
     NoCounter,
+    /// The guest debugs itself in a way that no landing can be made beside.
+    #[error("the guest {0}: it cannot be brought to a recorded point")]
+    GuestDebugs(&'static str),
     /// Signal set-up failed.
     #[error("cannot set up the kick signal: {0}")]
     Kick(#[source] std::io::Error),

@@ -268,11 +268,14 @@ fn fpu_into(fpu: &FpuState) -> kvm_xsave {
     xsave
 }
 
+/// #DB.
+const VECTOR_DEBUG: u8 = 1;
+
 /// Reads everything.
 pub(super) fn save(fd: &VcpuFd) -> Result<CpuState, KvmError> {
     let regs = call("KVM_GET_REGS", fd.get_regs())?;
     let sregs = call("KVM_GET_SREGS", fd.get_sregs())?;
-    let debug = call("KVM_GET_DEBUGREGS", fd.get_debug_regs())?;
+    let debug = debug_registers(fd)?;
     let events = call("KVM_GET_VCPU_EVENTS", fd.get_vcpu_events())?;
     let xsave = call("KVM_GET_XSAVE", fd.get_xsave())?;
     let mut msrs = msr_list(MSRS.iter().copied())?;
@@ -281,11 +284,7 @@ pub(super) fn save(fd: &VcpuFd) -> Result<CpuState, KvmError> {
     Ok(CpuState {
         general: general_from(&regs),
         system: system_from(&sregs),
-        debug: DebugRegisters {
-            db: debug.db,
-            dr6: debug.dr6,
-            dr7: debug.dr7,
-        },
+        debug,
         msrs: msrs
             .as_slice()
             .iter()
@@ -319,18 +318,43 @@ pub(super) fn restore(fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError> {
         "KVM_SET_XSAVE",
         run_page::set_xsave(fd, &fpu_into(&state.fpu)),
     )?;
-    let debug = kvm_debugregs {
-        db: state.debug.db,
-        dr6: state.debug.dr6,
-        dr7: state.debug.dr7,
-        ..kvm_debugregs::default()
-    };
-    call("KVM_SET_DEBUGREGS", fd.set_debug_regs(&debug))?;
+    set_debug_registers(fd, &state.debug)?;
     // Last: KVM_SET_REGS drops pending exceptions.
     call(
         "KVM_SET_VCPU_EVENTS",
         fd.set_vcpu_events(&events_into(&state.events)),
     )
+}
+
+/// The guest's debug registers.
+pub(super) fn debug_registers(fd: &VcpuFd) -> Result<DebugRegisters, KvmError> {
+    let debug = call("KVM_GET_DEBUGREGS", fd.get_debug_regs())?;
+    Ok(DebugRegisters {
+        db: debug.db,
+        dr6: debug.dr6,
+        dr7: debug.dr7,
+    })
+}
+
+fn set_debug_registers(fd: &VcpuFd, registers: &DebugRegisters) -> Result<(), KvmError> {
+    let debug = kvm_debugregs {
+        db: registers.db,
+        dr6: registers.dr6,
+        dr7: registers.dr7,
+        ..kvm_debugregs::default()
+    };
+    call("KVM_SET_DEBUGREGS", fd.set_debug_regs(&debug))
+}
+
+/// Lets the next entry deliver a debug exception, with the debug registers like this.
+pub(super) fn raise_debug(fd: &VcpuFd, registers: &DebugRegisters) -> Result<(), KvmError> {
+    set_debug_registers(fd, registers)?;
+    let mut events = call("KVM_GET_VCPU_EVENTS", fd.get_vcpu_events())?;
+    events.exception.injected = 1;
+    events.exception.pending = 0;
+    events.exception.nr = VECTOR_DEBUG;
+    events.exception.has_error_code = 0;
+    call("KVM_SET_VCPU_EVENTS", fd.set_vcpu_events(&events))
 }
 
 /// One MSR's value.

@@ -20,9 +20,10 @@
 //! [`Vcpu::check`] costs no system call.
 
 use super::exit::{self, BadExit, Raw};
+use super::guest_debug::{self, Beside};
 use super::kick::{self, Armed, Kicker};
 use super::{KvmError, call, cpuid, interrupt, run_page, state};
-use crate::machine::cpu_state::{CpuState, GeneralRegisters, Msr};
+use crate::machine::cpu_state::{CpuState, DebugRegisters, GeneralRegisters, Msr};
 use crate::machine::exit::{Answer, VmExit};
 use kvm_bindings::{
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP,
@@ -55,6 +56,8 @@ pub enum Debugging {
     SingleStep,
     /// Before the instruction at this linear address.
     Breakpoint(u64),
+    /// The same, with the guest's own breakpoints in force.
+    Beside(Beside),
     /// Before an instruction at any of these.
     Breakpoints([Option<u64>; 4]),
 }
@@ -326,6 +329,11 @@ impl Vcpu {
                 // DR7: reserved one, local and global enable of breakpoint 0, on execution.
                 request.arch.debugreg[7] = 0x403;
             }
+            Debugging::Beside(Beside { db, dr7, .. }) => {
+                request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+                request.arch.debugreg[..db.len()].copy_from_slice(&db);
+                request.arch.debugreg[7] = dr7;
+            }
             Debugging::Breakpoints(addresses) => {
                 request.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
                 request.arch.debugreg[7] = 0x400;
@@ -340,6 +348,23 @@ impl Vcpu {
         // KVM writes RFLAGS.TF: what the run page says is no longer true.
         self.synced = false;
         call("KVM_SET_GUEST_DEBUG", self.fd.set_guest_debug(&request))
+    }
+
+    /// The debug registers as the guest set them.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn debug_registers(&self) -> Result<DebugRegisters, KvmError> {
+        state::debug_registers(&self.fd)
+    }
+
+    /// Gives the guest a debug exception of its own: `conditions` as in DR6. Taken at the next entry.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn raise_debug(&mut self, conditions: u64) -> Result<(), KvmError> {
+        let registers = guest_debug::raised(&self.debug_registers()?, conditions);
+        state::raise_debug(&self.fd, &registers)
     }
 
     /// The general registers now.

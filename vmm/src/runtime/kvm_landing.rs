@@ -7,14 +7,17 @@
 //! would be seen by PUSHF, SYSCALL and interrupt frames (AMD APM volume 2, section 13.1.2 and Intel
 //! SDM volume 3, section 18.3.1.1 for RF). A host without breakpoints steps all the same: `kvm_step`.
 //!
+//! A guest that debugs itself (a program under gdb in it, say) keeps its debug exceptions: `kvm::guest_debug`.
+//!
 //! A kick says nothing about where or why: the count is read again after every stop. Any kick ends
 //! the stretch, so that the engine can look at what it was offered; a landing is simply taken up
 //! again.
 
 use super::kvm_executor::KvmExecutor;
 use crate::clock::branch_clock::{BranchClock, Counter};
-use crate::clock::landing::{Here, Plan, plan, plan_near};
+use crate::clock::landing::{Crossing, Here, LandingMethod, Plan, plan, plan_near};
 use crate::kvm::KvmError;
+use crate::kvm::guest_debug::Beside;
 use crate::kvm::vcpu::{Debugging, RunOutcome};
 use crate::replication::executor::{Arrival, Stretch};
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
@@ -59,9 +62,10 @@ impl KvmExecutor {
                 return self.handle(&exit);
             }
         }
+        let mut beside = None;
+        let mut guests_hit = None;
         loop {
-            let here = self.here()?;
-            let arm_after = match plan(here, target, method) {
+            let arm_after = match self.plan_on(target, method)? {
                 Plan::Arrived => {
                     self.stop_landing()?;
                     self.at = Some(PointKind::Between);
@@ -74,17 +78,22 @@ impl KvmExecutor {
                 Plan::Step { .. } => return self.step_on(target),
                 Plan::Run { arm_after } => arm_after,
                 Plan::Approach { arm_after } => {
-                    self.vcpu.debug(Debugging::Breakpoint(target.rip))?;
+                    beside = Some(self.break_at(target.rip)?);
                     arm_after
                 }
                 Plan::LeaveHit { arm_after } => {
-                    self.vcpu.debug(Debugging::Breakpoint(target.rip))?;
-                    self.leave_hit()?;
+                    beside = Some(self.break_at(target.rip)?);
+                    match guests_hit {
+                        Some(conditions) => self.vcpu.raise_debug(conditions)?,
+                        None => self.leave_hit()?,
+                    }
                     arm_after
                 }
             };
             self.branch_clock()?.arm(arm_after)?;
-            match self.enter()? {
+            let (outcome, hit) = self.enter_beside(beside, target.rip)?;
+            guests_hit = hit;
+            match outcome {
                 RunOutcome::Debug { .. } => {}
                 RunOutcome::Kicked => {
                     self.stop_landing()?;
@@ -94,6 +103,55 @@ impl KvmExecutor {
                     self.stop_landing()?;
                     return self.handle(&exit);
                 }
+            }
+        }
+    }
+
+    /// The plan from here. What looks like the target while an event is on its way into the guest is not:
+    /// the primary names no such place.
+    pub(super) fn plan_on(
+        &mut self,
+        target: &ExecutionPoint,
+        method: LandingMethod,
+    ) -> Result<Plan, KvmError> {
+        let next = plan(self.here()?, target, method);
+        if next == Plan::Arrived && !self.vcpu.is_between_instructions()? {
+            return Ok(match method.crossing {
+                Crossing::Breakpoint => Plan::LeaveHit { arm_after: 1 },
+                Crossing::SingleStep => Plan::Step { arm_after: 1 },
+            });
+        }
+        Ok(next)
+    }
+
+    /// Sets a breakpoint that leaves the guest's own debugging to it.
+    fn break_at(&mut self, rip: u64) -> Result<Beside, KvmError> {
+        let beside = Beside::new(&self.vcpu.debug_registers()?, rip).ok_or(
+            KvmError::GuestDebugs("has all four hardware breakpoints in use"),
+        )?;
+        self.vcpu.debug(Debugging::Beside(beside))?;
+        Ok(beside)
+    }
+
+    /// Enters; the guest is given the debug exceptions that are its own. One that comes before the
+    /// instruction at `rip` comes back instead, with its conditions: that may be the place to stop at.
+    /// Ends by the overflow that the counter is armed for, at the latest.
+    fn enter_beside(
+        &mut self,
+        beside: Option<Beside>,
+        rip: u64,
+    ) -> Result<(RunOutcome, Option<u64>), KvmError> {
+        loop {
+            let outcome = self.enter()?;
+            let (RunOutcome::Debug { pc, dr6 }, Some(beside)) = (&outcome, beside) else {
+                return Ok((outcome, None));
+            };
+            match beside.guests_share(*dr6) {
+                None => return Ok((outcome, None)),
+                Some(share) if *pc == rip && beside.is_before(share) => {
+                    return Ok((outcome, Some(share)));
+                }
+                Some(share) => self.vcpu.raise_debug(share)?,
             }
         }
     }

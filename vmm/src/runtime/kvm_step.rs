@@ -9,7 +9,7 @@ use super::hidden_trap_flag::{
     flags_image_at, flags_of, halts_in, is_halt, some_handler,
 };
 use super::kvm_executor::KvmExecutor;
-use crate::clock::landing::{Plan, plan};
+use crate::clock::landing::Plan;
 use crate::kvm::KvmError;
 use crate::kvm::vcpu::{Debugging, RunOutcome};
 use crate::machine::exit::VmExit;
@@ -24,6 +24,12 @@ const PAGE_BYTES: u64 = 0x1000;
 
 /// Pages of code searched for HLT: 8 MiB, more than a kernel's text.
 const HALT_PAGES_MAX: u64 = 2_048;
+
+/// DR7: the enables of all breakpoints.
+const DR7_ENABLES: u64 = 0xff;
+
+const STEPS_ITSELF: KvmError =
+    KvmError::GuestDebugs("single-steps itself on a host without breakpoints");
 
 /// A HLT in the guest's kernel: linear and guest physical address.
 pub(super) type Halt = (u64, u64);
@@ -45,6 +51,7 @@ struct Hooked {
 impl KvmExecutor {
     /// Goes to `target`, which is within the margin, step by step; or to the next exit or kick.
     pub(super) fn step_on(&mut self, target: &ExecutionPoint) -> Result<Stretch, KvmError> {
+        self.refuse_guests_own_debugging()?;
         let mut hooked = self.hook_gates()?;
         let end = self.step_until(target, &mut hooked);
         self.unhook(hooked)?;
@@ -68,7 +75,7 @@ impl KvmExecutor {
         let method = self.branch_clock()?.method();
         let mut armed = false;
         loop {
-            match plan(self.here()?, target, method) {
+            match self.plan_on(target, method)? {
                 Plan::Arrived => return Ok(End::Arrived),
                 Plan::Overshot => return Ok(End::Overshot),
                 Plan::Step { arm_after } if !armed => {
@@ -96,6 +103,8 @@ impl KvmExecutor {
                 self.vcpu.set_msr(SFMASK, usual & !RFLAGS_TF)?;
                 mask = Some(usual);
             }
+            Flags::Sysret if before.r11 & RFLAGS_TF != 0 => return Err(STEPS_ITSELF),
+            Flags::Loaded { image_at } => self.refuse_trap_in(before.rsp.wrapping_add(image_at))?,
             Flags::Sysret => {
                 let mut with_trap = before;
                 with_trap.r11 |= RFLAGS_TF;
@@ -124,6 +133,9 @@ impl KvmExecutor {
             Flags::OtherGates => *hooked = self.hook_gates()?,
             _ => {}
         }
+        if stepped && is_kernel(before.rip) && !is_kernel(after.rip) {
+            self.refuse_separate_page_tables(hooked.as_ref())?;
+        }
         let trap_at = |rip| hooked.as_ref().and_then(|hooked| hooked.gates.trap_at(rip));
         match outcome {
             RunOutcome::Debug { .. } => Ok(None),
@@ -141,6 +153,38 @@ impl KvmExecutor {
                 }
                 Ok(Some(End::Kicked))
             }
+        }
+    }
+
+    /// What is the guest's own cannot be told apart from ours while it is stepped.
+    fn refuse_guests_own_debugging(&mut self) -> Result<(), KvmError> {
+        if self.vcpu.general_registers()?.rflags & RFLAGS_TF != 0 {
+            return Err(STEPS_ITSELF);
+        }
+        if self.vcpu.debug_registers()?.dr7 & DR7_ENABLES != 0 {
+            return Err(KvmError::GuestDebugs(
+                "has hardware breakpoints on a host without",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The next instruction loads the flags from here.
+    fn refuse_trap_in(&mut self, image: u64) -> Result<(), KvmError> {
+        match self.read_linear(image.wrapping_add(1), 1)?.first() {
+            Some(byte) if byte & TF_IN_SECOND_BYTE != 0 => Err(STEPS_ITSELF),
+            _ => Ok(()),
+        }
+    }
+
+    /// The guest has just come to user mode, and the next gate is taken from there.
+    fn refuse_separate_page_tables(&self, hooked: Option<&Hooked>) -> Result<(), KvmError> {
+        let halt = hooked.and_then(|hooked| hooked.gates.some_halt());
+        match halt.map(|halt| self.vcpu.translate(halt)).transpose()? {
+            Some(None) => Err(KvmError::GuestDebugs(
+                "has separate page tables for user mode (pti) on a host without breakpoints",
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -188,7 +232,9 @@ impl KvmExecutor {
         };
         self.find_halts(handler)?;
         let halts: Vec<u64> = self.halts.iter().map(|(linear, _)| *linear).collect();
-        let gates = Gates::hook(original, &halts);
+        let gates = Gates::hook(original, &halts).ok_or(KvmError::GuestDebugs(
+            "has gates without a HLT near them on a host without breakpoints",
+        ))?;
         self.write_linear(table.base, gates.hooked())?;
         let base = table.base;
         Ok(Some(Hooked { base, gates }))
@@ -264,6 +310,11 @@ impl KvmExecutor {
         }
         Ok(())
     }
+}
+
+/// Linux keeps its kernel in the upper half.
+const fn is_kernel(linear: u64) -> bool {
+    linear >> 63 == 1
 }
 
 /// Bytes from a linear address to the end of its page.
