@@ -21,6 +21,9 @@ use std::time::Duration;
 /// Needs the branch clock.
 pub(crate) const BUSY: &str = "record-replay-busy";
 
+/// Needs the branch clock.
+pub(crate) const DEBUGGED: &str = "record-replay-debugged";
+
 pub(crate) const DRILLS: &[Drill] = &[
     Drill {
         name: "record-replay",
@@ -31,6 +34,11 @@ pub(crate) const DRILLS: &[Drill] = &[
         name: BUSY,
         shows: "branch clock: 10,000 injections into guests that compute; replayed bit for bit",
         run: busy,
+    },
+    Drill {
+        name: DEBUGGED,
+        shows: "branch clock: a debugger in the guest steps and stops a program; replayed bit for bit",
+        run: debugged,
     },
 ];
 
@@ -46,10 +54,17 @@ const INJECTIONS: u64 = 10_000;
 /// Boots after which the busy drill gives up.
 const BOOTS_MAX: usize = 16;
 
+/// Requests beside the guest's own debugger, and what that says at its end: ten traps for each.
+const DEBUGGED_REQUESTS: u64 = 500;
+const DEBUGGED_SAYS: &str = "witness: debugged 10 rounds, 5000 traps";
+
 /// Branches after which the sabotaged counter begins to lie: about in the middle of a boot.
 const HONEST_BRANCHES: &str = "1000000";
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
+
+/// Status of `understudy replay` when it cannot go on.
+const FAILED: i32 = 1;
 
 /// Status of `understudy replay` when the log is damaged.
 pub(crate) const DAMAGED: i32 = 8;
@@ -114,6 +129,36 @@ fn busy(lab: &mut Lab) -> Result<()> {
         lab.reset()?;
     }
     bail!("only {injections} injections between exits in {BOOTS_MAX} boots")
+}
+
+/// Landings leave the guest's debug exceptions to it. By single step that cannot be: then it is said.
+fn debugged(lab: &mut Lab) -> Result<()> {
+    ensure!(
+        lab.options().clock == "branches",
+        "landings between exits need --clock branches"
+    );
+    record(lab, "debug", DEBUGGED_REQUESTS)?;
+    let agent = lab.host(Side::Primary).agent()?;
+    let replayed = replay_twice(agent)?;
+    let argv = [UNDERSTUDY, "replay", "--console", "--config", CONFIG];
+    let shown = agent.exec(&argv, LIMIT)?.success()?.text();
+    ensure!(
+        shown.contains(DEBUGGED_SAYS),
+        "the guest's debugger did not get its traps: {shown}"
+    );
+    let argv = [UNDERSTUDY, "replay", "--single-step", "--config", CONFIG];
+    let stepped = agent.exec(&argv, LIMIT)?;
+    let said = String::from_utf8_lossy(&stepped.stderr);
+    ensure!(
+        stepped.code == FAILED && said.contains("cannot be brought to a recorded point"),
+        "stepping a guest that debugs itself ended with status {}: {said}",
+        stepped.code
+    );
+    println!(
+        "  {} injections among 5,000 traps of the guest's own, replayed exactly",
+        replayed.between
+    );
+    Ok(())
 }
 
 fn replay_twice(agent: &Agent) -> Result<Report> {

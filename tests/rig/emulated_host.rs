@@ -328,8 +328,7 @@ fn cpu(patched: bool, counters: Counters) -> String {
     match (patched, counters) {
         (true, Counters::Usual) => format!("{CPU}{CPU_COUNTERS}"),
         (true, Counters::Skid(most)) => {
-            let least = most / 2;
-            format!("{CPU}{CPU_COUNTERS},pmu-skid-min={least},pmu-skid-max={most}")
+            format!("{CPU}{CPU_COUNTERS},pmu-skid-min=0,pmu-skid-max={most}")
         }
         (true, Counters::Absent) => format!("{CPU},-perfctr-core"),
         (false, _) => CPU.to_owned(),
@@ -363,7 +362,7 @@ mod tests {
         assert_eq!(cpu(true, Counters::Absent), "EPYC,+svm,+npt,-perfctr-core");
         let skidding = cpu(true, Counters::Skid(10));
         assert!(
-            skidding.ends_with("pmu-skid-min=5,pmu-skid-max=10"),
+            skidding.ends_with("pmu-skid-min=0,pmu-skid-max=10"),
             "{skidding}"
         );
         assert_eq!(cpu(false, Counters::Usual), "EPYC,+svm,+npt");

@@ -28,7 +28,7 @@ pub enum Counters {
     /// Those of the emulator: exact and without skid in the patched one, none in Debian's.
     #[default]
     Usual,
-    /// Overflows come late, by a random number of instructions between half of this and this.
+    /// Overflows come late, by a random number of instructions up to this.
     Skid(u32),
     /// None at all.
     Absent,

@@ -1,10 +1,11 @@
-//! The witness binary: the guest's service, its CPU-bound benchmark, and its first process.
+//! The witness binary: the guest's service, its CPU-bound benchmark, its debugger, and its first process.
 //!
 //! Called as `init` (the initramfs links `/init` here) it forbids the time-stamp counter to itself
 //! and to everything started after it, then becomes the start script.
 
 #![forbid(unsafe_code)]
 
+mod debugger;
 mod server;
 mod spin;
 
@@ -17,6 +18,7 @@ const USAGE: &str = "\
 usage: witness serve [--requests N]   serve TCP ports 7 (witness), 9 (sink), 19 (source);
                                       exit once N requests were applied and answered
        witness spin N                 N million rounds of integer work; prints result and guest time
+       witness debug PID N            steps and stops a program that computes, N rounds of 500 traps
        witness init-exec CMD [ARG..]  run CMD with the time-stamp counter forbidden";
 
 /// Start script of the initramfs.
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
             .parse()
             .map_or_else(|_| usage(), |count| serve(Some(count))),
         [_, "spin", count] => count.parse().map_or_else(|_| usage(), spin::run),
+        [_, "debug", process, rounds] => match (process.parse(), rounds.parse()) {
+            (Ok(process), Ok(rounds)) => debugger::run(process, rounds),
+            _ => usage(),
+        },
         [_, "init-exec", command @ ..] if !command.is_empty() => without_tsc(command),
         _ => usage(),
     }
