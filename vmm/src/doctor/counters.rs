@@ -99,7 +99,7 @@ pub(super) fn examine() -> Counters {
         "landing",
         landing.map(|landed| landed.finding),
     ));
-    if crossing == Crossing::Breakpoint {
+    if costs.breakpoint_us.is_some() {
         // Landings by single step refuse such guests.
         let undisturbed = super::debug_probe::undisturbed();
         probes.push(ProbeResult::of("own-debugging", undisturbed));

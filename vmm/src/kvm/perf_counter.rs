@@ -74,7 +74,11 @@ pub const EVENTS: &[Event] = &[
     intel(0x9e, 0xa6, 0x01c4, "Intel Kaby Lake and Comet Lake"),
     intel(0xa7, 0xa7, 0x11c4, "Intel Rocket Lake"),
     intel(0xaa, 0xae, 0x11c4, "Intel Meteor Lake and Granite Rapids"),
-    intel(0xb7, 0xbf, 0x11c4, "Intel Raptor Lake"),
+    intel(0xb7, 0xb7, 0x11c4, "Intel Raptor Lake"),
+    intel(0xba, 0xba, 0x11c4, "Intel Raptor Lake"),
+    intel(0xbd, 0xbd, 0x1_0000_11c4, "Intel Lunar Lake"),
+    intel(0xbf, 0xbf, 0x11c4, "Intel Raptor Lake"),
+    intel(0xc5, 0xc6, 0x1_0000_11c4, "Intel Arrow Lake"),
     intel(0xcf, 0xcf, 0x11c4, "Intel Emerald Rapids"),
 ];
 
@@ -259,6 +263,12 @@ mod tests {
         assert_eq!(config("GenuineIntel", 6, 0x5e), Some(0x01c4));
         assert_eq!(config("GenuineIntel", 6, 0x8f), Some(0x11c4));
         assert_eq!(config("GenuineIntel", 6, 0x9e), Some(0x01c4));
+        assert_eq!(config("GenuineIntel", 6, 0xbd), Some(0x1_0000_11c4));
+        assert_eq!(
+            config("GenuineIntel", 6, 0xbe),
+            None,
+            "an Atom core: its event is another"
+        );
         assert_eq!(config("GenuineIntel", 15, 2), None);
         assert_eq!(event_for(""), None);
     }
