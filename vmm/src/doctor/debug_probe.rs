@@ -79,15 +79,17 @@ fn run(ours: Option<u64>) -> Result<(Seen, u32), KvmError> {
                 let dr6 = guest.cpu.debug_registers()?.dr6;
                 seen.push((guest.read(stack + 8)?, dr6));
             }
-            (RunOutcome::Debug { dr6, .. }, Some(beside)) => match beside.guests_share(dr6) {
-                Some(conditions) => guest.cpu.raise_debug(conditions)?,
-                None => {
-                    hits += 1;
-                    let mut general = guest.cpu.general_registers()?;
-                    general.rflags |= RFLAGS_RF;
-                    guest.cpu.set_general_registers(&general)?;
+            (RunOutcome::Debug { dr6, .. }, Some(beside)) => {
+                match beside.guests_share(dr6, &guest.cpu.debug_registers()?) {
+                    Some(conditions) => guest.cpu.raise_debug(conditions)?,
+                    None => {
+                        hits += 1;
+                        let mut general = guest.cpu.general_registers()?;
+                        general.rflags |= RFLAGS_RF;
+                        guest.cpu.set_general_registers(&general)?;
+                    }
                 }
-            },
+            }
             (other, _) => {
                 let what = format!("{other:x?} of a guest that debugs itself");
                 return Err(BadExit::Unexpected(what).into());

@@ -17,7 +17,7 @@ use super::kvm_executor::KvmExecutor;
 use crate::clock::branch_clock::{BranchClock, Counter};
 use crate::clock::landing::{Crossing, Here, LandingMethod, Plan, plan, plan_near};
 use crate::kvm::KvmError;
-use crate::kvm::guest_debug::Beside;
+use crate::kvm::guest_debug::{Beside, Steady};
 use crate::kvm::vcpu::{Debugging, RunOutcome};
 use crate::replication::executor::{Arrival, Stretch};
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
@@ -26,12 +26,13 @@ use vm_memory::{Bytes, GuestAddress};
 /// RFLAGS.RF: the next instruction does not hit its breakpoint.
 const RFLAGS_RF: u64 = 1 << 16;
 
-/// Tries to reach a place with a name after a kick, one branch each.
+/// Tries to reach a place with a name after a kick, one branch each as a rule.
 const NAMING_TRIES_MAX: u32 = 64;
 
 impl KvmExecutor {
     /// Recording: runs until an exit, or until a kick and from there to a place with a name.
     pub(super) fn run_until_kicked(&mut self) -> Result<Stretch, KvmError> {
+        let mut steady = Steady::default();
         for _ in 0..NAMING_TRIES_MAX {
             match self.enter()? {
                 RunOutcome::Exit(exit) => {
@@ -40,12 +41,12 @@ impl KvmExecutor {
                 }
                 RunOutcome::Kicked | RunOutcome::Debug { .. } => {}
             }
-            if self.nameable()? {
+            let Some(branches) = self.until_nameable(&mut steady)? else {
                 self.branch_clock()?.disarm()?;
                 self.at = Some(PointKind::Between);
                 return Ok(self.stopped(Arrival::Point));
-            }
-            self.branch_clock()?.arm(1)?;
+            };
+            self.branch_clock()?.arm(branches)?;
         }
         self.branch_clock()?.disarm()?;
         Ok(self.stopped(Arrival::Kicked))
@@ -146,7 +147,7 @@ impl KvmExecutor {
             let (RunOutcome::Debug { pc, dr6 }, Some(beside)) = (&outcome, beside) else {
                 return Ok((outcome, None));
             };
-            match beside.guests_share(*dr6) {
+            match beside.guests_share(*dr6, &self.vcpu.debug_registers()?) {
                 None => return Ok((outcome, None)),
                 Some(share) if *pc == rip && beside.is_before(share) => {
                     return Ok((outcome, Some(share)));
@@ -205,6 +206,17 @@ impl KvmExecutor {
             rip: general.rip,
             check: general.check(),
         })
+    }
+
+    /// Branches to go on for until the place may have a name; `None` where it has one.
+    fn until_nameable(&mut self, steady: &mut Steady) -> Result<Option<u64>, KvmError> {
+        let guest = self.vcpu.debug_registers()?;
+        let clock = self.branch_clock()?;
+        let wait = steady.wait(&guest, clock.branches()?, clock.method().margin);
+        match wait {
+            0 => Ok((!self.nameable()?).then_some(1)),
+            branches => Ok(Some(branches)),
+        }
     }
 
     /// Whether the backup can find the place where the guest was stopped. Not where RFLAGS.RF is set,
