@@ -13,6 +13,8 @@ use crate::machine::exit::VmExit;
 
 /// The byte that the guest watches, in DR1.
 const WATCHED: u64 = 0x1_3000;
+/// An address that the guest steps over, in DR0, which is not enabled: DR6 shows it nevertheless.
+const LEFT_BEHIND: u64 = CODE + 9;
 /// DR7: reserved one, breakpoint 1 on writes of one byte.
 const DR7: u64 = 0x400 | 1 << 2 | 1 << 20;
 /// Where breakpoints of ours go: among the steps, and right behind the watched write.
@@ -58,6 +60,7 @@ fn run(ours: Option<u64>) -> Result<(Seen, u32), KvmError> {
         0xe6, 0x10,                         // out 0x10, al
     ];
     let mut guest = TinyGuest::with_state(&code, Ring::Kernel, |state| {
+        state.debug.db[0] = LEFT_BEHIND;
         state.debug.db[1] = WATCHED;
         state.debug.dr7 = DR7;
     })?;
@@ -79,8 +82,8 @@ fn run(ours: Option<u64>) -> Result<(Seen, u32), KvmError> {
                 let dr6 = guest.cpu.debug_registers()?.dr6;
                 seen.push((guest.read(stack + 8)?, dr6));
             }
-            (RunOutcome::Debug { dr6, .. }, Some(beside)) => {
-                match beside.guests_share(dr6, &guest.cpu.debug_registers()?) {
+            (RunOutcome::Debug { dr6, pc }, Some(beside)) => {
+                match beside.guests_share(dr6, &guest.cpu.debug_registers()?, pc) {
                     Some(conditions) => guest.cpu.raise_debug(conditions)?,
                     None => {
                         hits += 1;

@@ -59,7 +59,10 @@ impl Beside {
     /// A breakpoint on the instruction at `address`; `None` when the guest uses all four.
     #[must_use]
     pub fn new(guest: &DebugRegisters, address: u64) -> Option<Self> {
-        let number = (0..4).find(|number| guest.dr7 & enables(*number) == 0)?;
+        let free = (0..4).filter(|number| guest.dr7 & enables(*number) == 0);
+        // An address that is left there sets its bit of DR6 beside another's hit, though it is not enabled.
+        let number =
+            free.min_by_key(|number| (guest.db[*number] != 0, guest.dr7 & condition(*number)))?;
         let mut db = guest.db;
         db[number] = address;
         // On execution: condition and length are zero.
@@ -72,24 +75,28 @@ impl Beside {
     }
 
     /// What of a debug exception is the guest's own: DR6's conditions to hand on, or none. `guest` is what it
-    /// has set now: a breakpoint that it has taken away meanwhile hit for nobody.
+    /// has set now: a breakpoint that it has taken away meanwhile hit for nobody. `pc` is the next instruction.
     #[must_use]
-    pub fn guests_share(&self, dr6: u64, guest: &DebugRegisters) -> Option<u64> {
+    pub fn guests_share(&self, dr6: u64, guest: &DebugRegisters, pc: u64) -> Option<u64> {
         let enabled = |number: &usize| {
             self.dr7 & guest.dr7 & enables(*number) != 0 && self.db[*number] == guest.db[*number]
         };
-        let guests = (0..4).filter(|number| *number != self.number);
-        let breakpoints = guests.filter(enabled).fold(0, |all, n| all | 1 << n);
-        let share = dr6 & (STEP | breakpoints);
-        (share != 0).then_some(share)
+        let ours = 1 << self.number;
+        let mut guests = (0..4).filter(|number| *number != self.number);
+        let is_guests = dr6 & STEP != 0 || guests.any(|n| dr6 & 1 << n != 0 && enabled(&n));
+        // Conditions that hold are shown, enabled or not; so is that of the place that is ours now.
+        let is_displaced = guest.dr7 & condition(self.number) == 0 && guest.db[self.number] == pc;
+        let displaced = if is_displaced { ours } else { 0 };
+        is_guests.then_some(dr6 & (STEP | BREAKPOINTS & !ours) | displaced)
     }
 
     /// Whether the guest's share came before an instruction was executed, not behind one that was.
     #[must_use]
     pub fn is_before(&self, share: u64) -> bool {
-        let is_execution = |number: &usize| self.dr7 & (3 << (16 + 4 * number)) == 0;
-        let executions = (0..4).filter(is_execution).fold(0, |all, n| all | 1 << n);
-        share & !executions == 0
+        let is_data = |number: &usize| self.dr7 & (3 << (16 + 4 * number)) != 0;
+        let enabled = |number: &usize| self.dr7 & enables(*number) != 0;
+        let data = (0..4).filter(|n| is_data(n) && enabled(n));
+        share & (STEP | data.fold(0, |all, n| all | 1 << n)) == 0
     }
 }
 
@@ -146,36 +153,50 @@ mod tests {
         let guest = guest(DR7_ONE);
         let beside = Beside::new(&guest, OURS).expect("four places");
         assert_eq!((beside.db[0], beside.dr7), (OURS, 0x403));
-        let share = |dr6| beside.guests_share(DR6_ONES | dr6, &guest);
+        let share = |dr6| beside.guests_share(DR6_ONES | dr6, &guest, 0x5000);
         assert_eq!(share(1), None, "our hit");
         assert_eq!(share(2), None, "a condition that nobody enabled");
         assert_eq!(share(STEP), Some(STEP));
         assert_eq!(share(STEP | 1), Some(STEP));
+        assert_eq!(share(STEP | 2), Some(STEP | 2), "it shows nevertheless");
+        assert_eq!(
+            beside.guests_share(STEP, &guest, 0x1000),
+            Some(STEP | 1),
+            "the condition whose place is ours"
+        );
     }
 
     #[test]
     fn the_guests_breakpoints_stay_in_force() {
-        // 0 on execution, locally; 1 on writes of four bytes, globally; 2 is free.
+        // 0 on execution, locally; 1 on writes of four bytes, globally; 2 and 3 are free.
         let dr7 = DR7_ONE | 1 | 2 << 2 | 0xd << 20 | 0xf << 24;
         let before = guest(dr7);
         let beside = Beside::new(&before, OURS).expect("two places");
-        assert_eq!(beside.db, [0x1000, 0x2000, OURS, 0x4000]);
-        assert_eq!(beside.dr7, DR7_ONE | 1 | 2 << 2 | 3 << 4 | 0xd << 20);
-        assert_eq!(beside.guests_share(1, &before), Some(1));
+        assert_eq!(beside.db, [0x1000, 0x2000, 0x3000, OURS]);
+        assert_eq!(beside.dr7, dr7 | 3 << 6);
+        assert_eq!(beside.guests_share(1, &before, 0), Some(1));
         assert_eq!(
-            beside.guests_share(2 | 4, &before),
+            beside.guests_share(2 | 8, &before, 0),
             Some(2),
             "both at one instruction"
         );
-        assert_eq!(beside.guests_share(4, &before), None);
+        assert_eq!(beside.guests_share(8, &before, 0), None);
         assert_eq!(
-            beside.guests_share(2, &guest(DR7_ONE | 1)),
+            beside.guests_share(2, &guest(DR7_ONE | 1), 0),
             None,
             "taken away"
         );
         assert!(beside.is_before(1));
         assert!(!beside.is_before(2), "a write has happened");
         assert!(!beside.is_before(STEP | 1), "so has a step");
+    }
+
+    #[test]
+    fn an_empty_place_is_taken_before_one_with_an_address() {
+        let mut guest = guest(DR7_ONE);
+        guest.db = [0x1000, 0x2000, 0, 0x4000];
+        let beside = Beside::new(&guest, OURS).expect("four places");
+        assert_eq!(beside.db, [0x1000, 0x2000, OURS, 0x4000]);
     }
 
     #[test]

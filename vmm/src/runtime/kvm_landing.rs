@@ -147,7 +147,8 @@ impl KvmExecutor {
             let (RunOutcome::Debug { pc, dr6 }, Some(beside)) = (&outcome, beside) else {
                 return Ok((outcome, None));
             };
-            match beside.guests_share(*dr6, &self.vcpu.debug_registers()?) {
+            let guest = self.vcpu.debug_registers()?;
+            match beside.guests_share(*dr6, &guest, *pc) {
                 None => return Ok((outcome, None)),
                 Some(share) if *pc == rip && beside.is_before(share) => {
                     return Ok((outcome, Some(share)));
