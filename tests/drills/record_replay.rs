@@ -141,7 +141,8 @@ fn debugged(lab: &mut Lab) -> Result<()> {
     let agent = lab.host(Side::Primary).agent()?;
     let replayed = replay_twice(agent)?;
     let argv = [UNDERSTUDY, "replay", "--console", "--config", CONFIG];
-    let shown = agent.exec(&argv, LIMIT)?.success()?.text();
+    let done = agent.exec(&argv, LIMIT)?.success()?;
+    let shown = String::from_utf8_lossy(&done.stderr);
     ensure!(
         shown.contains(DEBUGGED_SAYS),
         "the guest's debugger did not get its traps: {shown}"
