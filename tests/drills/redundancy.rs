@@ -1,21 +1,27 @@
 //! Redundancy comes back: a guest that lost its backup gets another while it runs.
 
 use crate::Drill;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rig::fault::Fault;
 use rig::lab::{Lab, Side};
 use rig::lineage;
 use rig::observation::Load;
-use rig::pair::PairOptions;
+use rig::pair::{LOG_DIR, PairOptions};
 use rig::progress::note;
-use rig::scene::{GO_LIVE_LIMIT, PROTECTED_LIMIT, Scene, keep_so_far};
-use rig::wait::now;
+use rig::scene::{GO_LIVE_LIMIT, PROGRESS_LIMIT, PROTECTED_LIMIT, Scene, keep_so_far};
+use rig::wait::{now, until};
+use std::time::Duration;
 
 pub(crate) const DRILLS: &[Drill] = &[
     Drill {
         name: "reprotect",
         shows: "the survivor gives the running guest to the repaired host, then dies: nothing is lost",
         run: reprotect,
+    },
+    Drill {
+        name: "repair",
+        shows: "a backup's copy diverges; it keeps the evidence, is given another, and survives a kill with it",
+        run: repair,
     },
     Drill {
         name: TEN_LIVES,
@@ -33,6 +39,9 @@ pub(crate) const DRILLS: &[Drill] = &[
 pub(crate) const TEN_LIVES: &str = "ten-lives";
 
 const LIVES: u64 = 10;
+
+/// From this record on the backup's copy is given a wrong bit: the guest is up and serves by then.
+const DIVERGED_RECORD: u64 = 1_500;
 
 fn reprotect(lab: &mut Lab) -> Result<()> {
     lives(lab, 2)
@@ -108,6 +117,50 @@ fn handover(lab: &mut Lab) -> Result<()> {
         scene.wait_served()?;
         scene.check_register(turn + 1)?;
     }
+    conclude(scene, 3)
+}
+
+/// A copy that differs is never used, and its host becomes a good backup again by itself.
+fn repair(lab: &mut Lab) -> Result<()> {
+    let options = PairOptions {
+        stand_by: true,
+        diverge_from: Some(DIVERGED_RECORD),
+        ..lab.options()
+    };
+    let mut scene = Scene::open(lab, &options, &Load::steady())?;
+    scene.phase("diverged")?;
+    let interval = Duration::from_millis(200);
+    until("the copy to diverge", PROTECTED_LIMIT, interval, || {
+        // Between two lives nobody may answer.
+        let status = scene.pair.status(scene.lab, Side::Backup);
+        Ok(status
+            .is_ok_and(|status| status.diverged == 1)
+            .then_some(()))
+    })?;
+    protected_again(&scene, Side::Primary)?;
+    scene.check_register(2)?;
+    scene.wait_served()?;
+    let agent = scene.lab.host(Side::Backup).agent()?;
+    let show = format!("cat {LOG_DIR}/divergence-*.json");
+    let evidence = agent
+        .exec(&["sh", "-c", &show], PROGRESS_LIMIT)?
+        .success()?
+        .text();
+    let document: serde_json::Value = serde_json::from_str(&evidence).context("the evidence")?;
+    let index = document["divergence"]["index"].as_u64().unwrap_or(0);
+    ensure!(
+        index >= DIVERGED_RECORD && document["generation"] == 1,
+        "the evidence says something else: {evidence}"
+    );
+    note(&format!("evidence: {}", document["summary"]));
+    keep_so_far(scene.lab)?;
+    scene.phase("killed")?;
+    scene.strike(Fault::Kill(Side::Primary))?;
+    scene
+        .pair
+        .wait_role(scene.lab, Side::Backup, "solo", GO_LIVE_LIMIT)?;
+    scene.wait_served()?;
+    scene.check_register(3)?;
     conclude(scene, 3)
 }
 

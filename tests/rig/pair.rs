@@ -63,6 +63,8 @@ pub struct PairOptions {
     pub confine: String,
     /// A side whose copy is over stands by for another, instead of ending.
     pub stand_by: bool,
+    /// Sabotage: from this record on the backup's copy is given something else, once.
+    pub diverge_from: Option<u64>,
 }
 
 impl Default for PairOptions {
@@ -82,6 +84,7 @@ impl Default for PairOptions {
             tls: false,
             confine: "off".into(),
             stand_by: false,
+            diverge_from: None,
         }
     }
 }
@@ -199,6 +202,9 @@ pub struct Status {
     /// Why that one.
     #[serde(skip)]
     pub clock_why: String,
+    /// Copies of this process that diverged.
+    #[serde(skip)]
+    pub diverged: u64,
 }
 
 /// Positions in the log: the index of the first record not yet so-and-so.
@@ -360,6 +366,10 @@ fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
     if options.stand_by {
         argv.extend(["--standby", &standby]);
     }
+    let from = options.diverge_from.map(|record| record.to_string());
+    if let (Side::Backup, Some(from)) = (side, &from) {
+        argv.extend(["--diverge-from", from]);
+    }
     agent.spawn(&argv, OUTPUT)
 }
 
@@ -368,11 +378,13 @@ fn parse_status(json: &[u8]) -> Result<Status> {
     let mut value: serde_json::Value = serde_json::from_slice(json)?;
     let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let (clock, clock_why) = (text("clock"), text("clock_why"));
+    let diverged = value["lives"]["diverged"].as_u64().unwrap_or(0);
     let node = value.get_mut("node").map(serde_json::Value::take);
     let status = serde_json::from_value(node.unwrap_or(value))?;
     Ok(Status {
         clock,
         clock_why,
+        diverged,
         ..status
     })
 }

@@ -94,6 +94,9 @@ pub(super) struct BackupArguments {
     confine: ConfineArguments,
     #[command(flatten)]
     afterwards: Afterwards,
+    /// Sabotage for drills: from this record on a bit of a packet differs, once
+    #[arg(long, hide = true, value_name = "RECORD")]
+    diverge_from: Option<u64>,
 }
 
 /// Stand by for a guest that has lost its backup.
@@ -203,8 +206,13 @@ pub(super) fn primary(arguments: &PrimaryArguments) -> Result<(), Failure> {
 pub(super) fn backup(arguments: &BackupArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
     let standby = arguments.afterwards.standby;
+    let diverge_from = arguments.diverge_from;
     let confinement = arguments.confine.begin()?;
     in_runtime(side(&config, "backup", confinement, |options| {
+        let options = RunOptions {
+            diverge_from,
+            ..options
+        };
         runtime::backup(&config, options, standby)
     }))
 }
@@ -246,6 +254,7 @@ where
         landing,
         status: publish,
         confinement,
+        diverge_from: None,
         lives,
         wishes: Arc::new(Mutex::new(wishes)),
     };

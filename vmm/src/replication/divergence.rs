@@ -7,10 +7,11 @@
 
 use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::record::{Digests, LogIndex};
+use serde::Serialize;
 use std::fmt;
 
 /// The first mismatch found by the replayer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Divergence {
     /// The record that did not fit, or the one expected next.
     pub index: LogIndex,
@@ -23,7 +24,7 @@ pub struct Divergence {
 }
 
 /// What differed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum Difference {
     /// The copy passed the record's point without stopping at it.
     Passed,

@@ -5,10 +5,12 @@
 //! the terminal (`backend::console`). The loop itself never waits for anything but the next event.
 
 use super::control_socket::Wish;
+use super::evidence::EvidencePlace;
 use super::host_clock::HostClock;
 use super::link_task::LinkEvent;
 use super::log_thread::LogThread;
 use super::network::Network;
+use super::sabotage::Spoiler;
 use super::transfer::{Transfer, TransferEvent};
 use super::vcpu_thread::VcpuReport;
 use crate::backend::console::{Console, ConsoleEvent};
@@ -78,6 +80,10 @@ pub(super) struct Ports {
     pub(super) typed: mpsc::UnboundedReceiver<ConsoleEvent>,
     /// The log on disk.
     pub(super) log: Option<LogThread>,
+    /// Where the evidence of a divergence is kept.
+    pub(super) evidence: Option<EvidencePlace>,
+    /// Sabotage.
+    pub(super) spoiler: Spoiler,
     /// Asks the arbiter.
     pub(super) claimant: Claimant,
     /// Starts the guest.
@@ -246,12 +252,31 @@ impl NodeTask {
         if items.iter().any(|item| matches!(item, Emitted::Live)) {
             self.recording = true;
         }
+        self.keep_evidence(items);
         if let Some(log) = &mut self.ports.log {
             let recorded = items.iter().filter_map(|item| match item {
                 Emitted::Recorded { record, .. } => Some(record.clone()),
                 _ => None,
             });
             log.append(recorded.collect());
+        }
+    }
+
+    /// Before the pair is left: whoever looks for the cause needs both logs as they are now.
+    fn keep_evidence(&self, items: &[Emitted]) {
+        let Some(place) = &self.ports.evidence else {
+            return;
+        };
+        let generation = self.node.status(self.ports.clock.now()).generation;
+        for item in items {
+            if let Emitted::Diverged(divergence) = item {
+                match place.keep(generation, divergence) {
+                    Ok(file) => {
+                        tracing::error!(%divergence, file = %file.display(), "evidence kept")
+                    }
+                    Err(error) => tracing::error!(%divergence, %error, "evidence not kept"),
+                }
+            }
         }
     }
 
@@ -388,7 +413,8 @@ impl NodeTask {
         }
     }
 
-    fn engine(&mut self, offer: Offer) {
+    fn engine(&mut self, mut offer: Offer) {
+        self.ports.spoiler.pass(&mut offer);
         // Records are looked at when the engine comes to a stop by itself; anything else is urgent.
         let urgent = !matches!(
             offer,

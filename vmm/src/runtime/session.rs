@@ -3,13 +3,15 @@
 use super::arbiter_claim::claimant;
 use super::connecting::{Beginning, Connecting};
 use super::control_socket::Wish;
+use super::evidence::EvidencePlace;
 use super::fence::Fencer;
 use super::guest::{Blueprint, GuestError};
 use super::host_clock::HostClock;
 use super::lives::Lives;
 use super::log_thread::LogThread;
 use super::network::Network;
-use super::node_task::{NodeEnd, NodeTask, Ports};
+use super::node_task::{NodeEnd, NodeTask, Ports, StartGuest};
+use super::sabotage::Spoiler;
 use super::secure::arbiter_dial;
 use super::vcpu_start::{VcpuStart, spawn};
 use super::vcpu_thread::OUTBOX_BATCHES_MAX;
@@ -135,6 +137,8 @@ pub struct RunOptions {
     pub status: watch::Sender<Option<NodeStatus>>,
     /// How strictly system calls are judged.
     pub confinement: Confinement,
+    /// Sabotage for drills: from this record on a packet of the first life is spoiled, once.
+    pub diverge_from: Option<u64>,
     /// What became of earlier lives of this process.
     pub lives: watch::Sender<Lives>,
     /// What an operator wants.
@@ -223,6 +227,11 @@ pub(super) async fn live(
         spawn(vcpu_start.take(), None)?;
     }
     confine_process(options.confinement)?;
+    let directory = log_directory(config, beginning);
+    let evidence = directory
+        .as_deref()
+        .map(|dir| evidence(dir, config, &holder));
+    let log = log(config, directory, clock, options.confinement, &holder)?;
     let ports = Ports {
         clock,
         offers,
@@ -235,16 +244,11 @@ pub(super) async fn live(
         network: network(config)?,
         console: console(config, typed_sender)?,
         typed,
-        log: log(config, beginning, clock, options.confinement, &holder)?,
+        log,
+        evidence,
+        spoiler: Spoiler::new(options.diverge_from.filter(|_| life == 0)),
         claimant,
-        start_guest: Box::new(move |generation, clock| {
-            if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
-                tracing::error!(%error, "the vCPU thread could not be started");
-            }
-            if !process.lives_on {
-                give_up_capabilities();
-            }
-        }),
+        start_guest: start_guest(vcpu_start, process),
         status: options.status.clone(),
         wishes: Arc::clone(&options.wishes),
     };
@@ -255,6 +259,18 @@ pub(super) async fn live(
     let end = NodeTask::new(node, ports).run().await;
     connecting.tasks.shutdown().await;
     Ok(end)
+}
+
+/// Starts the vCPU's thread of a primary, when the pair has agreed on a clock.
+fn start_guest(mut vcpu_start: Option<VcpuStart>, process: Process) -> StartGuest {
+    Box::new(move |generation, clock| {
+        if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
+            tracing::error!(%error, "the vCPU thread could not be started");
+        }
+        if !process.lives_on {
+            give_up_capabilities();
+        }
+    })
 }
 
 /// How much nicer everybody else is to the node's thread, in nice values.
@@ -351,21 +367,34 @@ fn console(
 
 /// A fresh log: a run begins at its own record, whatever an earlier run left is kept out of its way. A
 /// standby, which may live again and again, has a directory for each life.
+/// Where this life keeps its log, if it does.
+fn log_directory(config: &Config, beginning: Beginning) -> Option<PathBuf> {
+    let log = config.log.as_ref()?;
+    Some(match beginning {
+        Beginning::Standby { .. } => fresh_directory(&log.dir),
+        _ => log.dir.clone(),
+    })
+}
+
+fn evidence(directory: &Path, config: &Config, holder: &Holder) -> EvidencePlace {
+    EvidencePlace {
+        directory: directory.to_owned(),
+        vm: config.vm.name.as_str().to_owned(),
+        holder: holder.as_str().to_owned(),
+    }
+}
+
 fn log(
     config: &Config,
-    beginning: Beginning,
+    directory: Option<PathBuf>,
     clock: HostClock,
     confinement: Confinement,
     holder: &Holder,
 ) -> Result<Option<LogThread>, RuntimeError> {
-    let Some(log) = &config.log else {
+    let (Some(log), Some(dir)) = (&config.log, directory) else {
         return Ok(None);
     };
     let vm = config.vm.name.as_str();
-    let dir = match beginning {
-        Beginning::Standby { .. } => fresh_directory(&log.dir),
-        _ => log.dir.clone(),
-    };
     let (writer, recovered) = SegmentWriter::open(&dir, vm, log.options, TailPolicy::Refuse)?;
     if recovered.next().is_some_and(|next| next.0 > 0) {
         return Err(RuntimeError::LogNotEmpty(dir.display().to_string()));
