@@ -2,16 +2,23 @@
 //! instruction.
 //!
 //! Single-stepping by RFLAGS.TF would be seen by the guest: PUSHF, SYSCALL and interrupt frames copy the
-//! flag. A breakpoint on every possible successor is invisible. What cannot be foretold (far returns,
+//! flag. A breakpoint on every possible successor is invisible; of an instruction whose page is not mapped yet it is
+//! the handler of page faults. What cannot be foretold (far returns,
 //! interrupts, undefined instructions) has no successors: the caller runs to the next exit then.
 
 #![forbid(unsafe_code)]
 
 use crate::machine::cpu_state::{CpuState, Segment};
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind, Register,
+};
 
 /// Longest x86 instruction.
 pub(super) const INSTRUCTION_BYTES_MAX: usize = 15;
+
+/// Bytes of a gate in 64-bit mode, and where that of page faults (vector 14) is.
+const GATE_BYTES: usize = 16;
+const PAGE_FAULT_GATE: u64 = 14 * GATE_BYTES as u64;
 
 /// MSR with the entry of SYSCALL.
 const LSTAR: u32 = 0xc000_0082;
@@ -29,6 +36,11 @@ pub(super) fn successors(
     let rip = cpu.general.rip;
     let mut decoder = Decoder::with_ip(64, code, rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
+    if decoder.last_error() == DecoderError::NoMoreBytes && code.len() < INSTRUCTION_BYTES_MAX {
+        // Not mapped yet: what comes next is the guest's handler of page faults.
+        let gate = cpu.system.idt.base.wrapping_add(PAGE_FAULT_GATE);
+        return handler(&read(gate, GATE_BYTES)).into_iter().collect();
+    }
     let mut word = |address: u64| {
         let bytes = read(address, 8);
         <[u8; 8]>::try_from(bytes.as_slice())
@@ -62,6 +74,15 @@ pub(super) fn successors(
             Vec::new()
         }
     }
+}
+
+/// The address in a gate of the interrupt descriptor table (AMD64 volume 2, 4.8.4).
+fn handler(gate: &[u8]) -> Option<u64> {
+    let gate = gate.first_chunk::<GATE_BYTES>()?;
+    let [low0, low1, .., middle0, middle1, h0, h1, h2, h3, _, _, _, _] = *gate;
+    Some(u64::from_le_bytes([
+        low0, low1, middle0, middle1, h0, h1, h2, h3,
+    ]))
 }
 
 fn indirect(
@@ -157,6 +178,25 @@ mod tests {
         assert_eq!(after(&[0x48, 0xcf]), [held(0x7000)], "iretq");
         assert_eq!(after(&[0x0f, 0x05]), [0x8000], "syscall");
         assert_eq!(after(&[0x48, 0x0f, 0x07]), [0x6000], "sysretq");
+    }
+
+    #[test]
+    fn before_code_that_is_not_mapped_comes_the_handler_of_page_faults() {
+        let mut cpu = CpuState::default();
+        cpu.system.cs.l = true;
+        cpu.system.idt.base = 0xfffe_0000;
+        let gate = [
+            0x11, 0x22, 0x10, 0, 0, 0x8e, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0, 0, 0, 0,
+        ];
+        let read = |address: u64, length: usize| {
+            assert_eq!((address, length), (0xfffe_00e0, 16));
+            gate.to_vec()
+        };
+        let handler = vec![0x8877_6655_4433_2211];
+        assert_eq!(successors(&cpu, &[], read), handler);
+        // A call whose last byte is on the next page.
+        assert_eq!(successors(&cpu, &[0xe8, 1, 0, 0], read), handler);
+        assert!(successors(&cpu, &[], |_, _| Vec::new()).is_empty());
     }
 
     #[test]
