@@ -218,9 +218,13 @@ pub(crate) fn record_with(
 
 /// Replays the recorded guest to its end, with every check.
 pub(crate) fn replay(agent: &Agent, more: &[&str]) -> Result<Report> {
+    replay_within(agent, more, LIMIT)
+}
+
+pub(crate) fn replay_within(agent: &Agent, more: &[&str], limit: Duration) -> Result<Report> {
     let argv = [&[UNDERSTUDY, "replay", "--json", "--config", CONFIG], more].concat();
     let done = agent
-        .exec(&argv, LIMIT)?
+        .exec(&argv, limit)?
         .success()
         .context("the replay failed")?;
     let report: Report = serde_json::from_slice(&done.stdout)?;

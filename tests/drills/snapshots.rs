@@ -1,13 +1,14 @@
 //! A guest saved at a place of its past and gone on from there ends as it did without.
 
 use crate::Drill;
-use crate::record_replay::{DAMAGED, LIMIT, Report, record_with, replay};
+use crate::record_replay::{DAMAGED, LIMIT, Report, record_with, replay, replay_within};
 use anyhow::{Context, Result, ensure};
 use rig::agent::Agent;
 use rig::host::STATE_DIR;
 use rig::lab::{Lab, Side, UNDERSTUDY};
 use rig::pair::{CONFIG, PairOptions};
 use rig::progress::note;
+use std::time::Duration;
 
 pub(crate) const DRILLS: &[Drill] = &[
     Drill {
@@ -28,10 +29,13 @@ pub(crate) const TWO_HUNDRED: &str = "two-hundred-snapshots";
 /// Intervals of the places, and how many there must be.
 const FEW_MS: u32 = 500;
 const FEW: u64 = 10;
-const MANY_MS: u32 = 20;
+const MANY_MS: u32 = 30;
 const MANY: u64 = 200;
 
 const REQUESTS: u64 = 1_000;
+
+/// Each place costs about a second: a virtual machine and all of its memory.
+const THROUGH_LIMIT: Duration = Duration::from_secs(1_500);
 
 fn snapshots(lab: &mut Lab, settle_ms: u32, places: u64) -> Result<()> {
     let options = PairOptions {
@@ -41,7 +45,7 @@ fn snapshots(lab: &mut Lab, settle_ms: u32, places: u64) -> Result<()> {
     record_with(lab, "selftest", REQUESTS, options)?;
     let agent = lab.host(Side::Primary).agent()?;
     let straight = replay(agent, &[])?;
-    let through = replay(agent, &["--through-snapshots"])?;
+    let through = replay_within(agent, &["--through-snapshots"], THROUGH_LIMIT)?;
     note(&format!("{} snapshots passed through", through.snapshots));
     ensure!(
         through.snapshots >= places,
