@@ -77,6 +77,7 @@ const DIVERGED: i32 = 5;
 pub(crate) struct Report {
     pub(crate) records: u64,
     pub(crate) exits: u64,
+    pub(crate) marks: u64,
     pub(crate) memory_digests: u64,
     pub(crate) between: u64,
     pub(crate) states: u64,
