@@ -27,8 +27,8 @@ pub(crate) const DRILLS: &[Drill] = &[
 pub(crate) const TWO_HUNDRED: &str = "two-hundred-snapshots";
 
 /// Intervals of the places, and how many there must be.
-const FEW_MS: u32 = 500;
-const FEW: u64 = 10;
+const FEW_MS: u32 = 1_000;
+const FEW: u64 = 8;
 const MANY_MS: u32 = 30;
 const MANY: u64 = 200;
 
