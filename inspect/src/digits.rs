@@ -4,55 +4,28 @@
 #![forbid(unsafe_code)]
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
-/// Digits of the largest number.
-const DIGITS_MAX: usize = 20;
-
 /// Appends `number` in decimal.
 pub(crate) fn push(out: &mut Vec<u8>, number: u64) {
-    push_padded(out, number, 1, b'0');
+    push_padded(out, number, 0, b'0');
 }
 
-/// Appends `number` in decimal, blanks before it up to `width`, which is at most 20.
+/// Appends `number` in decimal, blanks before it up to `width`.
 pub(crate) fn push_right(out: &mut Vec<u8>, number: u64, width: usize) {
     push_padded(out, number, width, b' ');
 }
 
-/// Appends `number` in decimal, zeros before it up to `width`, which is at most 20.
+/// Appends `number` in decimal, zeros before it up to `width`.
 pub(crate) fn push_zeros(out: &mut Vec<u8>, number: u64, width: usize) {
     push_padded(out, number, width, b'0');
 }
 
-/// The digits are written in place, backwards: copies of a few bytes each would take longer.
-#[inline]
-fn push_padded(out: &mut Vec<u8>, mut number: u64, width: usize, padding: u8) {
-    let at = out.len();
-    out.extend_from_slice(&[padding; DIGITS_MAX]);
-    let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
-    let length = digits.max(width.min(DIGITS_MAX));
-    let mut end = at + length;
-    while number > 9 {
-        let pair = (number % 100) as usize * 2;
-        number /= 100;
-        end -= 2;
-        out[end..end + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
-    }
-    if end > at + length - digits {
-        out[end - 1] = b'0' + number as u8;
-    }
-    out.truncate(at + length);
+fn push_padded(out: &mut Vec<u8>, number: u64, width: usize, padding: u8) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(number).as_bytes();
+    let missing = width.saturating_sub(digits.len());
+    out.resize(out.len() + missing, padding);
+    out.extend_from_slice(digits);
 }
-
-/// 00 to 99.
-const PAIRS: [u8; 200] = {
-    let mut pairs = [0; 200];
-    let mut number = 0;
-    while number < 100 {
-        pairs[number * 2] = b'0' + (number / 10) as u8;
-        pairs[number * 2 + 1] = b'0' + (number % 10) as u8;
-        number += 1;
-    }
-    pairs
-};
 
 /// Appends the last `digits` hexadecimal digits of `number`.
 pub(crate) fn push_hex(out: &mut Vec<u8>, number: u64, digits: u32) {
@@ -73,7 +46,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn they_are_those_of_fmt(number: u64, shift in 0_u32..64, width in 0_usize..=20) {
+        fn they_are_those_of_fmt(number: u64, shift in 0_u32..64, width in 0_usize..24) {
             let number = number >> shift;
             let mut out = Vec::new();
             push(&mut out, number);

@@ -94,13 +94,20 @@ fn hex(bytes: &[u8]) -> String {
 /// Compares what the backup would run with what the primary runs: the first item that differs.
 #[must_use]
 pub fn compare(ours: &Identity, hello: &Hello) -> Option<Refused> {
-    let theirs = &hello.identity;
-    let items: [(&str, String, String); 8] = [
-        (
-            "protocol",
-            PROTOCOL_VERSION.to_string(),
-            hello.protocol.to_string(),
-        ),
+    if hello.protocol != PROTOCOL_VERSION {
+        return Some(Refused {
+            item: "protocol".to_owned(),
+            ours: PROTOCOL_VERSION.to_string(),
+            theirs: hello.protocol.to_string(),
+        });
+    }
+    compare_identities(ours, &hello.identity)
+}
+
+/// The first item in which two guests differ.
+#[must_use]
+pub fn compare_identities(ours: &Identity, theirs: &Identity) -> Option<Refused> {
+    let items: [(&str, String, String); 7] = [
         ("vm", ours.vm.clone(), theirs.vm.clone()),
         (
             "cpu_model",

@@ -18,8 +18,9 @@ use crate::machine::ram::GuestRam;
 use crate::machine::{Machine, MachineConfig};
 use crate::snapshot::file::About;
 use crate::snapshot::state::GuestState;
-use logging_channel::message::Identity;
+use logging_channel::message::{Identity, Refused};
 use logging_channel::record::{ClockKind, LogIndex, Start};
+use logging_channel::session::compare_identities;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub enum GuestError {
     #[error("it was made with another {item}: {theirs} there, {ours} here")]
     OtherGuest {
         /// What differs.
-        item: &'static str,
+        item: String,
         /// In the log.
         theirs: String,
         /// Here.
@@ -228,43 +229,12 @@ impl Blueprint {
 
     /// What a snapshot says of this guest.
     pub(super) fn about(&self, generation: u64, next: LogIndex, clock: ClockKind) -> About {
-        let i = &self.identity;
         About {
-            vm: i.vm.clone(),
+            identity: self.identity.clone(),
             generation,
             next: next.0,
             clock,
-            cpu_model: i.cpu_model.clone(),
-            memory_bytes: i.memory_bytes,
-            kernel_sha256: i.kernel_sha256,
-            initramfs_sha256: i.initramfs_sha256,
-            cmdline: i.cmdline.clone(),
-            mac: i.mac,
         }
-    }
-
-    /// Whether a snapshot is of this guest.
-    ///
-    /// # Errors
-    /// What differs.
-    pub(super) fn check_snapshot(&self, about: &About) -> Result<(), GuestError> {
-        let i = &self.identity;
-        compare([
-            ("name", about.vm.clone(), i.vm.clone()),
-            ("cpu_model", about.cpu_model.clone(), i.cpu_model.clone()),
-            (
-                "memory size",
-                about.memory_bytes.to_string(),
-                i.memory_bytes.to_string(),
-            ),
-            ("kernel", hex(&about.kernel_sha256), hex(&i.kernel_sha256)),
-            (
-                "initramfs",
-                hex(&about.initramfs_sha256),
-                hex(&i.initramfs_sha256),
-            ),
-            ("mac", hex(&about.mac), hex(&i.mac)),
-        ])
     }
 
     fn clock(&self, kind: ClockKind) -> Result<Option<BranchClock<Box<dyn Counter>>>, GuestError> {
@@ -285,38 +255,30 @@ impl Blueprint {
         Ok(BranchClock::new(counter, self.landing))
     }
 
-    /// A log from the network was compared in the handshake; one from disk is compared here.
+    /// A log from the network was compared in the handshake; one from disk is compared here. What the
+    /// guest is built with from the log alone may differ.
     fn check(&self, start: &Start) -> Result<(), GuestError> {
-        let i = &self.identity;
-        compare([
-            ("cpu_model", start.cpu_model.clone(), i.cpu_model.clone()),
-            (
-                "memory size",
-                start.memory_bytes.to_string(),
-                i.memory_bytes.to_string(),
-            ),
-            ("kernel", hex(&start.kernel_sha256), hex(&i.kernel_sha256)),
-            (
-                "initramfs",
-                hex(&start.initramfs_sha256),
-                hex(&i.initramfs_sha256),
-            ),
-        ])
+        self.check_identity(&Identity {
+            cpu_model: start.cpu_model.clone(),
+            memory_bytes: start.memory_bytes,
+            kernel_sha256: start.kernel_sha256,
+            initramfs_sha256: start.initramfs_sha256,
+            ..self.identity.clone()
+        })
     }
-}
 
-/// What is the same on both sides, theirs first.
-fn compare<const N: usize>(items: [(&'static str, String, String); N]) -> Result<(), GuestError> {
-    for (item, theirs, ours) in items {
-        if theirs != ours {
-            return Err(GuestError::OtherGuest { item, theirs, ours });
+    /// Whether a log or a snapshot is of this guest.
+    ///
+    /// # Errors
+    /// What differs.
+    pub(super) fn check_identity(&self, theirs: &Identity) -> Result<(), GuestError> {
+        match compare_identities(&self.identity, theirs) {
+            None => Ok(()),
+            Some(Refused { item, ours, theirs }) => {
+                Err(GuestError::OtherGuest { item, theirs, ours })
+            }
         }
     }
-    Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, GuestError> {

@@ -12,6 +12,7 @@ use crate::snapshot::part;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IntoInnerError, Read, Write};
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// Writes the state of a settled guest; nothing is at `path` before all of it is on disk.
 pub(super) fn save(
@@ -19,14 +20,17 @@ pub(super) fn save(
     about: &About,
     guest: &mut KvmExecutor,
 ) -> Result<(), RuntimeError> {
-    let temporary = path.with_added_extension("part");
     let failed = |operation| move |source| of(path, SnapshotError::Io { operation, source });
-    let file = File::create(&temporary).map_err(failed("create"))?;
-    let out = write(BufWriter::new(file), about, guest, path)?;
+    // Gone again when anything below fails.
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let file = NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
+    let out = BufWriter::new(file.map_err(failed("create"))?);
+    let out = write(out, about, guest, path)?;
     let unwritten = |error: IntoInnerError<_>| failed("write")(error.into_error());
     let file = out.into_inner().map_err(unwritten)?;
-    file.sync_all().map_err(failed("sync"))?;
-    std::fs::rename(&temporary, path).map_err(failed("name"))
+    file.as_file().sync_all().map_err(failed("sync"))?;
+    let named = file.persist(path).map_err(|error| error.error);
+    named.map(drop).map_err(failed("name"))
 }
 
 /// Writes the state of a settled guest; `path` is for messages.
@@ -67,7 +71,7 @@ pub(super) fn read(
 ) -> Result<(About, Guest), RuntimeError> {
     let mut reader = SnapshotReader::open(input).map_err(|source| of(path, source))?;
     let about = reader.about().clone();
-    blueprint.check_snapshot(&about)?;
+    blueprint.check_identity(&about.identity)?;
     let memory = blueprint.empty_memory()?;
     let (mut state, mut section) = (None, 1);
     loop {

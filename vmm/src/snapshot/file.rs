@@ -12,7 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-use logging_channel::message::PART_BYTES_MAX;
+use logging_channel::message::{Identity, PART_BYTES_MAX};
 use logging_channel::record::ClockKind;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -34,26 +34,14 @@ const END: u8 = 3;
 /// What guest a snapshot is of, and where in its log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// The virtual machine's name.
-    pub vm: String,
+    /// What it runs: the same comparison as between two hosts.
+    pub identity: Identity,
     /// Generation that was live.
     pub generation: u64,
     /// First index of the log that is not part of the state.
     pub next: u64,
     /// Execution clock of the log.
     pub clock: ClockKind,
-    /// Name and revision of the guest CPU model.
-    pub cpu_model: String,
-    /// Guest memory in bytes.
-    pub memory_bytes: u64,
-    /// SHA-256 of the kernel image.
-    pub kernel_sha256: [u8; 32],
-    /// SHA-256 of the initramfs.
-    pub initramfs_sha256: [u8; 32],
-    /// The whole kernel command line.
-    pub cmdline: String,
-    /// MAC address of network device 0.
-    pub mac: [u8; 6],
 }
 
 /// A snapshot cannot be read or written.
@@ -300,16 +288,18 @@ mod tests {
 
     fn about() -> About {
         About {
-            vm: "web".into(),
+            identity: Identity {
+                vm: "web".into(),
+                cpu_model: "understudy-v1".into(),
+                memory_bytes: 64 << 20,
+                kernel_sha256: [1; 32],
+                initramfs_sha256: [2; 32],
+                cmdline: "console=ttyS0".into(),
+                mac: [2, 0, 0, 0, 0, 1],
+            },
             generation: 3,
             next: 1_234,
             clock: ClockKind::Exits,
-            cpu_model: "understudy-v1".into(),
-            memory_bytes: 64 << 20,
-            kernel_sha256: [1; 32],
-            initramfs_sha256: [2; 32],
-            cmdline: "console=ttyS0".into(),
-            mac: [2, 0, 0, 0, 0, 1],
         }
     }
 
