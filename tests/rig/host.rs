@@ -150,19 +150,25 @@ pub(crate) fn tool(name: &str) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(name))
 }
 
-/// Runs a program to its end.
-pub(crate) fn run_tool(command: &mut Command) -> Result<()> {
+/// Runs a program to its end; what it wrote to standard error.
+pub(crate) fn run_tool(command: &mut Command) -> Result<String> {
+    run_tool_as(command, &[0])
+}
+
+/// As [`run_tool`], where other exit statuses mean success too.
+pub(crate) fn run_tool_as(command: &mut Command, good: &[i32]) -> Result<String> {
     let what = format!("{command:?}");
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {what}"))?;
-    if !output.status.success() {
-        bail!(
-            "{what}: {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output
+        .status
+        .code()
+        .is_some_and(|code| good.contains(&code))
+    {
+        bail!("{what}: {}: {said}", output.status);
     }
-    Ok(())
+    Ok(said)
 }

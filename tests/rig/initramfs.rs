@@ -163,7 +163,7 @@ done
 hostname $rig_name
 echo 10 > /proc/sys/vm/dirty_writeback_centisecs
 echo 10 > /proc/sys/vm/dirty_expire_centisecs
-[ -b /dev/vda ] && mount -t ext4 -o noatime /dev/vda /run/host/state
+[ -b /dev/vda ] && mount -t ext4 -o noatime,commit=1 /dev/vda /run/host/state
 ip link set lo up
 if [ -n \"$rig_address\" ]; then
   brctl addbr br0

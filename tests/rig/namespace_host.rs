@@ -210,6 +210,7 @@ impl Host for NamespaceHost {
                 .arg(self.root().join("state/."))
                 .arg(to),
         )
+        .map(drop)
     }
 }
 
