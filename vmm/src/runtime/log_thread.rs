@@ -4,12 +4,14 @@
 //! behind, or fails, the log on disk ends there, which is said once and clearly. Replication does
 //! not depend on it: acknowledged means in the backup's memory. What was written is synced in time even
 //! when nothing follows it. The journal takes the same way and gives way: it ends by itself when it cannot be
-//! written, and with the log.
+//! written, and with the log; the evidence of a divergence goes behind the records that led to it.
 
+use super::evidence::EvidencePlace;
 use super::host_clock::HostClock;
 use crate::confine::Confinement;
 use crate::confine::filter::{Thread, confine_thread};
 use crate::confine::privileges::drop_capabilities;
+use crate::replication::divergence::Divergence;
 use logging_channel::codec::EncodedLog;
 use logging_channel::journal::{Entry, JournalWriter};
 use logging_channel::record::Record;
@@ -28,6 +30,8 @@ const ITEMS_AT_ONCE_MAX: usize = 256;
 enum Item {
     Records(Vec<Record>),
     Journal(Vec<Entry>),
+    /// In this generation.
+    Diverged(u64, Divergence),
 }
 
 /// The thread and its queue.
@@ -44,6 +48,7 @@ impl LogThread {
     pub(super) fn start(
         writer: SegmentWriter,
         journal: Option<JournalWriter>,
+        evidence: EvidencePlace,
         clock: HostClock,
         confinement: Confinement,
     ) -> std::io::Result<Self> {
@@ -58,6 +63,7 @@ impl LogThread {
                     Ok(()) => Files {
                         writer,
                         journal,
+                        evidence,
                         clock,
                     }
                     .write(&batches),
@@ -96,6 +102,17 @@ impl LogThread {
         }
     }
 
+    /// Queues the evidence of a divergence, behind the records.
+    pub(super) fn diverged(&mut self, generation: u64, divergence: Divergence) {
+        let kept = self.queue.as_ref().is_some_and(|queue| {
+            let item = Item::Diverged(generation, divergence);
+            queue.try_send(item).is_ok()
+        });
+        if !kept {
+            tracing::error!("evidence not kept: the log on disk has ended");
+        }
+    }
+
     /// Writes what is queued and closes the log.
     pub(super) fn close(mut self) {
         self.finish();
@@ -120,6 +137,7 @@ impl Drop for LogThread {
 struct Files {
     writer: SegmentWriter,
     journal: Option<JournalWriter>,
+    evidence: EvidencePlace,
     clock: HostClock,
 }
 
@@ -162,10 +180,11 @@ impl Files {
         item: Option<Item>,
         items: &Receiver<Item>,
     ) -> Result<(), Box<dyn std::error::Error>> {
-        let (mut batch, mut entries) = (Vec::new(), Vec::new());
+        let (mut batch, mut entries, mut divergences) = (Vec::new(), Vec::new(), Vec::new());
         let mut take = |item| match item {
             Item::Records(records) => batch.extend(records),
             Item::Journal(more) => entries.extend(more),
+            Item::Diverged(generation, divergence) => divergences.push((generation, divergence)),
         };
         item.into_iter().for_each(&mut take);
         items.try_iter().take(ITEMS_AT_ONCE_MAX).for_each(&mut take);
@@ -174,6 +193,9 @@ impl Files {
                 self.writer.append(&log, self.clock.now())?;
             }
         }
+        for (generation, divergence) in divergences {
+            self.keep_evidence(generation, &divergence);
+        }
         self.writer.sync_if_due(self.clock.now())?;
         let now = self.clock.now();
         self.with_journal(|journal| {
@@ -181,6 +203,13 @@ impl Files {
             journal.sync_if_due(now)
         });
         Ok(())
+    }
+
+    fn keep_evidence(&self, generation: u64, divergence: &Divergence) {
+        match self.evidence.keep(generation, divergence) {
+            Ok(file) => tracing::error!(%divergence, file = %file.display(), "evidence kept"),
+            Err(error) => tracing::error!(%divergence, %error, "evidence not kept"),
+        }
     }
 
     /// A journal that cannot be written ends; the log goes on.

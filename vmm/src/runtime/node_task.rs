@@ -5,7 +5,6 @@
 //! the terminal (`backend::console`). The loop itself never waits for anything but the next event.
 
 use super::control_socket::Wish;
-use super::evidence::EvidencePlace;
 use super::host_clock::HostClock;
 use super::link_task::LinkEvent;
 use super::log_thread::LogThread;
@@ -80,8 +79,6 @@ pub(super) struct Ports {
     pub(super) typed: mpsc::UnboundedReceiver<ConsoleEvent>,
     /// The log on disk.
     pub(super) log: Option<LogThread>,
-    /// Where the evidence of a divergence is kept.
-    pub(super) evidence: Option<EvidencePlace>,
     /// Sabotage.
     pub(super) spoiler: Spoiler,
     /// Asks the arbiter.
@@ -263,20 +260,17 @@ impl NodeTask {
     }
 
     /// Before the pair is left: whoever looks for the cause needs both logs as they are now.
-    fn keep_evidence(&self, items: &[Emitted]) {
-        let Some(place) = &self.ports.evidence else {
+    fn keep_evidence(&mut self, items: &[Emitted]) {
+        let Some(log) = &mut self.ports.log else {
             return;
         };
-        let generation = self.node.status(self.ports.clock.now()).generation;
-        for item in items {
-            if let Emitted::Diverged(divergence) = item {
-                match place.keep(generation, divergence) {
-                    Ok(file) => {
-                        tracing::error!(%divergence, file = %file.display(), "evidence kept")
-                    }
-                    Err(error) => tracing::error!(%divergence, %error, "evidence not kept"),
-                }
-            }
+        let diverged = items.iter().filter_map(|item| match item {
+            Emitted::Diverged(divergence) => Some(divergence),
+            _ => None,
+        });
+        for divergence in diverged {
+            let generation = self.node.status(self.ports.clock.now()).generation;
+            log.diverged(generation, divergence.as_ref().clone());
         }
     }
 

@@ -228,9 +228,6 @@ pub(super) async fn live(
     }
     confine_process(options.confinement)?;
     let directory = log_directory(config, beginning);
-    let evidence = directory
-        .as_deref()
-        .map(|dir| evidence(dir, config, &holder));
     let log = log(config, directory, clock, options.confinement, &holder)?;
     let ports = Ports {
         clock,
@@ -245,7 +242,6 @@ pub(super) async fn live(
         console: console(config, typed_sender)?,
         typed,
         log,
-        evidence,
         spoiler: Spoiler::new(options.diverge_from.filter(|_| life == 0)),
         claimant,
         start_guest: start_guest(vcpu_start, process),
@@ -376,14 +372,6 @@ fn log_directory(config: &Config, beginning: Beginning) -> Option<PathBuf> {
     })
 }
 
-fn evidence(directory: &Path, config: &Config, holder: &Holder) -> EvidencePlace {
-    EvidencePlace {
-        directory: directory.to_owned(),
-        vm: config.vm.name.as_str().to_owned(),
-        holder: holder.as_str().to_owned(),
-    }
-}
-
 fn log(
     config: &Config,
     directory: Option<PathBuf>,
@@ -405,13 +393,17 @@ fn log(
         wall_clock_us: clock.wall_clock_us_at_zero(),
     };
     let journal = journal(&dir, begun, log.options.sync);
-    let thread = LogThread::start(writer, journal, clock, confinement).map_err(|source| {
-        RuntimeError::Io {
-            operation: "start the log thread",
-            source,
-        }
-    })?;
-    Ok(Some(thread))
+    let evidence = EvidencePlace {
+        directory: dir,
+        vm: vm.to_owned(),
+        holder: text(holder.as_str()),
+    };
+    let thread = LogThread::start(writer, journal, evidence, clock, confinement);
+    let unstarted = |source| RuntimeError::Io {
+        operation: "start the log thread",
+        source,
+    };
+    thread.map(Some).map_err(unstarted)
 }
 
 /// The journal beside the log. A run goes on without one.
