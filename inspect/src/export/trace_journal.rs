@@ -8,7 +8,7 @@
 
 use super::trace::{TraceWriter, Track};
 use crate::journal::clock::GuestClock;
-use crate::journal::{self, JournalReport};
+use crate::journal::{JournalReport, RunReader, words};
 use logging_channel::journal::{Entry, Happening, Histogram, Interval, Role, What};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -48,8 +48,7 @@ impl<W: Write> TraceWriter<W> {
     /// # Errors
     /// When the journal cannot be read or the file not be written.
     pub fn journal(&mut self, dir: &Path, within: Option<(u64, u64)>) -> io::Result<()> {
-        // Only the last run's journal belongs to the log.
-        let Some(report) = journal::gather(dir)? else {
+        let Some(mut run) = RunReader::open(dir)? else {
             return Ok(());
         };
         for (track, name) in TRACKS {
@@ -59,16 +58,9 @@ impl<W: Write> TraceWriter<W> {
             within,
             ..Placer::default()
         };
-        let mut ours = false;
-        journal::walk(dir, |entry| {
-            if let What::Begun(begun) = &entry.what {
-                ours = report.is_of(begun);
-            }
-            match ours {
-                true => placer.entry(self, &report, entry),
-                false => Ok(()),
-            }
-        })?;
+        while let Some(entry) = run.next_entry()? {
+            placer.entry(self, run.report(), &entry)?;
+        }
         for open in std::mem::take(&mut placer.open) {
             placer.close(self, open, placer.last_us)?;
         }
@@ -124,7 +116,7 @@ impl Placer {
         at_us: u64,
         happening: &Happening,
     ) -> io::Result<()> {
-        let name = journal::words(happening);
+        let name = words(happening);
         let track = match happening {
             Happening::TransferBegun { .. } => {
                 self.end(out, Track::Transfers, at_us)?;
@@ -284,7 +276,7 @@ impl Placer {
 
 fn in_ms(delays: &Histogram) -> Value {
     let ms = |us: u64| us as f64 / 1e3;
-    json!({"p50": ms(delays.quantile_us(500)), "max": ms(delays.max_us)})
+    json!({"p50": ms(delays.quantile_us(500)), "max": ms(delays.max_us())})
 }
 
 #[cfg(test)]

@@ -20,18 +20,18 @@ use std::path::Path;
 
 /// Bytes of a journal that could not be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeftOut {
+struct LeftOut {
     /// All of them.
-    pub bytes: u64,
+    bytes: u64,
     /// Those that are not the unsynced end.
-    pub damaged_bytes: u64,
+    damaged_bytes: u64,
 }
 
 /// Gives `each` every entry of the journal beside the log in `dir`, in order.
 ///
 /// # Errors
 /// When a file cannot be read, or as `each` says.
-pub fn walk(dir: &Path, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<LeftOut> {
+fn walk(dir: &Path, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<LeftOut> {
     let mut reader = JournalReader::open(dir)?;
     let mut left_out = LeftOut::default();
     while let Some(read) = reader.next_read()? {
@@ -69,6 +69,56 @@ pub fn gather(dir: &Path) -> io::Result<Option<JournalReport>> {
         report.conclude();
     }
     Ok(report)
+}
+
+/// The entries of the run that a log belongs to, which is the last one in its directory.
+#[derive(Debug)]
+pub struct RunReader {
+    report: JournalReport,
+    reader: JournalReader,
+    ours: bool,
+}
+
+impl RunReader {
+    /// Those of the journal beside the log in `dir`; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(dir: &Path) -> io::Result<Option<Self>> {
+        let Some(report) = gather(dir)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            report,
+            reader: JournalReader::open(dir)?,
+            ours: false,
+        }))
+    }
+
+    /// What the journal says of the whole run.
+    #[must_use]
+    pub const fn report(&self) -> &JournalReport {
+        &self.report
+    }
+
+    /// The next entry; `None` behind the last.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+        while let Some(read) = self.reader.next_read()? {
+            let Read::Entry(entry) = read else {
+                continue;
+            };
+            if let What::Begun(begun) = &entry.what {
+                self.ours = self.report.is_of(begun);
+            }
+            if self.ours {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::JournalReport;
+use super::RunReader;
+use logging_channel::journal::What;
 use logging_channel::journal::entry::Release;
-use logging_channel::journal::{JournalReader, Read, What};
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
@@ -23,9 +23,7 @@ pub struct Released {
 /// Finds releases by ascending index.
 #[derive(Debug)]
 pub struct Releases {
-    report: JournalReport,
-    reader: JournalReader,
-    ours: bool,
+    run: RunReader,
     began_us: u64,
     listed: VecDeque<Release>,
 }
@@ -36,13 +34,9 @@ impl Releases {
     /// # Errors
     /// When it cannot be read.
     pub fn open(dir: &Path) -> io::Result<Option<Self>> {
-        let Some(report) = super::gather(dir)? else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            report,
-            reader: JournalReader::open(dir)?,
-            ours: false,
+        let run = RunReader::open(dir)?;
+        Ok(run.map(|run| Self {
+            run,
             began_us: 0,
             listed: VecDeque::new(),
         }))
@@ -66,21 +60,14 @@ impl Releases {
                     }));
                 }
             }
-            let Some(read) = self.reader.next_read()? else {
+            let Some(entry) = self.run.next_entry()? else {
                 return Ok(None);
             };
-            let Read::Entry(entry) = read else {
-                continue;
-            };
-            match entry.what {
-                What::Begun(begun) => self.ours = self.report.is_of(&begun),
-                What::Interval(interval) if self.ours => {
-                    self.began_us = entry.at_us.saturating_sub(interval.us);
-                    self.listed = interval.releases.into();
-                    let list = self.listed.make_contiguous();
-                    list.sort_by_key(|release| release.index);
-                }
-                _ => {}
+            if let What::Interval(interval) = entry.what {
+                self.began_us = entry.at_us.saturating_sub(interval.us);
+                self.listed = interval.releases.into();
+                let list = self.listed.make_contiguous();
+                list.sort_by_key(|release| release.index);
             }
         }
     }

@@ -35,7 +35,7 @@ impl Delays {
             p90_us: quantile(900),
             p99_us: quantile(990),
             p999_us: quantile(999),
-            max_us: histogram.max_us,
+            max_us: histogram.max_us(),
         })
     }
 }

@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+use super::RunReader;
 use super::clock::GuestClock;
 use crate::place::{Place, PlaceError, time_us};
 use crate::source::WalkError;
-use logging_channel::journal::What;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -60,27 +60,22 @@ impl When {
     /// When it is a host time, and there is no journal beside the log.
     pub fn place(self, dir: &Path) -> Result<Place, WalkError> {
         let Self::Place(place) = self else {
-            let report = super::gather(dir).map_err(WalkError::Journal)?;
-            let report = report.ok_or_else(|| WalkError::NoJournal(dir.to_owned()))?;
+            let run = RunReader::open(dir).map_err(WalkError::Journal)?;
+            let mut run = run.ok_or_else(|| WalkError::NoJournal(dir.to_owned()))?;
             let at_us = match self {
                 Self::TimeOfDay(us) => {
-                    (us + US_PER_DAY - report.wall_clock_us % US_PER_DAY) % US_PER_DAY
+                    (us + US_PER_DAY - run.report().wall_clock_us % US_PER_DAY) % US_PER_DAY
                 }
                 Self::SinceBegin(us) => us,
                 Self::Place(_) => 0,
             };
-            let (mut clock, mut ours) = (GuestClock::default(), false);
-            super::walk(dir, |entry| {
-                if let What::Begun(begun) = &entry.what {
-                    ours = report.is_of(begun);
-                }
+            let mut clock = GuestClock::default();
+            while let Some(entry) = run.next_entry().map_err(WalkError::Journal)? {
                 // The last record that was seen before, or the first one.
-                if ours && (entry.at_us <= at_us || !clock.runs()) {
-                    clock.see(entry);
+                if entry.at_us <= at_us || !clock.runs() {
+                    clock.see(&entry);
                 }
-                Ok(())
-            })
-            .map_err(WalkError::Journal)?;
+            }
             return Ok(Place::TimeUs(clock.guest_time_us(at_us)));
         };
         Ok(place)
