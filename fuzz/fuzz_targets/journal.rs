@@ -1,12 +1,13 @@
 //! Any bytes behind a sound journal header, cut into sealed entries: every byte is read or named as left out.
 #![no_main]
 
-use logging_channel::journal::format::{JournalHeader, journal_name, put_entry};
+use logging_channel::file_header::FileHeader;
+use logging_channel::journal::format::{encode_header, journal_name, put_entry};
 use logging_channel::journal::{JournalReader, Read};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
-    let mut file = JournalHeader { number: 0, vm_hash: 0 }.encode().to_vec();
+    let mut file = encode_header(FileHeader { number: 0, vm_hash: 0 }).to_vec();
     let header = file.len() as u64;
     // A length byte before each payload seals an entry; 0xFF puts the rest there as it is.
     let mut rest = data;

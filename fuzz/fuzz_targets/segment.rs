@@ -4,7 +4,8 @@
 
 use logging_channel::frame::{FrameKind, seal};
 use logging_channel::record::LogIndex;
-use logging_channel::segment::format::{SegmentHeader, segment_name, vm_hash};
+use logging_channel::file_header::vm_hash;
+use logging_channel::segment::format::{SegmentHeader, segment_name};
 use logging_channel::segment::sync_point;
 use logging_channel::segment::{LogReader, Salvaged, Salvager, TailPolicy, recover};
 

@@ -7,6 +7,7 @@ pub mod clock_agreement;
 pub mod codec;
 pub mod execution_point;
 pub mod failure_detector;
+pub mod file_header;
 pub mod flow;
 pub mod frame;
 pub mod host_time;

@@ -61,10 +61,10 @@ pub enum RecordBody {
     /// The guest produced output here. Written before the output may be released.
     Output(Output),
     /// Every record at or before this point is in the log, unless the guest is halted here; what
-    /// the state was.
+    /// the state was. The backup compares it and goes on when a later record is there.
     Mark(Digests),
-    /// The guest was entered from this point and has not come back yet: nothing more happens at it.
-    /// Lets the backup run the same stretch at the same time instead of after it.
+    /// The guest has come to this point between exits, and nothing happens at it: so far the backup may run
+    /// too. A Mark would have it land here exactly, which costs time.
     Progress,
     /// An operator's or the monitor's command.
     Control(Control),

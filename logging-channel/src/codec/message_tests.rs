@@ -270,7 +270,7 @@ fn the_examples_of_the_page_are_real() {
     let batch = EncodedLog::encode(&timers(3, 2)).expect("valid");
     assert!(shown.concat().contains(&hex(batch.payload())));
 
-    let vm_hash = crate::segment::format::vm_hash("vm");
+    let vm_hash = crate::file_header::vm_hash("vm");
     let first = LogIndex(0);
     let header = crate::segment::format::SegmentHeader { first, vm_hash }.encode();
     assert!(shown.contains(&hex(&header)), "{}", hex(&header));

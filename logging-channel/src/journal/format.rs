@@ -1,26 +1,20 @@
-//! A journal's bytes: a header like a segment's, then entries, each with a length and a check.
+//! A journal's bytes: a numbered file as [`file_header`](crate::file_header) says, then entries, each with
+//! a length and a check.
 //!
 //! ```text
-//!  0            8         12             20           28          32
-//!  +------------+---------+--------------+------------+-----------+---------
-//!  | "UNDRJRNL" | version | number       | VM name    | CRC-32C   | entries
-//!  |            | u32 LE  | u64 LE       | FNV-1a 64  | of 0..28  |
-//!  +------------+---------+--------------+------------+-----------+---------
-//!
 //!  entry   length u16 LE | CRC-32C of length and payload, LE | payload
 //! ```
-//!
-//! A file's name is its number in 20 decimal digits and `.journal`.
 
 #![forbid(unsafe_code)]
 
 use super::entry::Entry;
 use crate::codec::{DecodeError, decode_value, encode_value};
+use crate::file_header::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderFault};
 
 /// Bytes of a journal file before its first entry.
-pub const JOURNAL_HEADER_BYTES: usize = 32;
+pub const JOURNAL_HEADER_BYTES: usize = FILE_HEADER_BYTES;
 /// Version of header and entries.
-pub const JOURNAL_VERSION: u32 = 1;
+pub const JOURNAL_VERSION: u32 = 2;
 /// Longest payload of an entry.
 pub const ENTRY_PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes before the payload.
@@ -28,58 +22,24 @@ pub const ENTRY_HEADER_BYTES: usize = 6;
 /// Longest entry.
 pub const ENTRY_BYTES_MAX: usize = ENTRY_HEADER_BYTES + ENTRY_PAYLOAD_BYTES_MAX;
 
-const MAGIC: [u8; 8] = *b"UNDRJRNL";
-const CRC_OFFSET: usize = 28;
-const NAME_DIGITS: usize = 20;
-const NAME_SUFFIX: &str = ".journal";
+const JOURNAL: FileKind = FileKind {
+    magic: *b"UNDRJRNL",
+    version: JOURNAL_VERSION,
+    suffix: ".journal",
+};
 
 /// The first bytes of a journal file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JournalHeader {
-    /// Number of the file.
-    pub number: u64,
-    /// [`vm_hash`](crate::segment::format::vm_hash) of the VM's name.
-    pub vm_hash: u64,
+#[must_use]
+pub fn encode_header(header: FileHeader) -> [u8; JOURNAL_HEADER_BYTES] {
+    JOURNAL.encode(header)
 }
 
-impl JournalHeader {
-    /// Its bytes.
-    #[must_use]
-    pub fn encode(&self) -> [u8; JOURNAL_HEADER_BYTES] {
-        let mut bytes = [0; JOURNAL_HEADER_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&JOURNAL_VERSION.to_le_bytes());
-        bytes[12..20].copy_from_slice(&self.number.to_le_bytes());
-        bytes[20..28].copy_from_slice(&self.vm_hash.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..CRC_OFFSET]);
-        bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
-        bytes
-    }
-
-    /// The header in `bytes`.
-    ///
-    /// # Errors
-    /// Why it is none.
-    pub fn decode(bytes: &[u8; JOURNAL_HEADER_BYTES]) -> Result<Self, JournalDamage> {
-        let (magic, rest) = bytes.split_at(8);
-        if magic != MAGIC {
-            return Err(JournalDamage::Magic);
-        }
-        let expected = crc32c::crc32c(&bytes[..CRC_OFFSET]).to_le_bytes();
-        if expected != bytes[CRC_OFFSET..] {
-            return Err(JournalDamage::HeaderCrc);
-        }
-        let version = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
-        if version != JOURNAL_VERSION {
-            return Err(JournalDamage::Version(version));
-        }
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[12..20]);
-        let number = u64::from_le_bytes(word);
-        word.copy_from_slice(&bytes[20..28]);
-        let vm_hash = u64::from_le_bytes(word);
-        Ok(Self { number, vm_hash })
-    }
+/// The header in `bytes`.
+///
+/// # Errors
+/// Why it is none.
+pub fn decode_header(bytes: &[u8; JOURNAL_HEADER_BYTES]) -> Result<FileHeader, JournalDamage> {
+    Ok(JOURNAL.decode(bytes)?)
 }
 
 /// What can be wrong with a journal.
@@ -103,6 +63,16 @@ pub enum JournalDamage {
     /// An entry's payload.
     #[error(transparent)]
     Payload(#[from] DecodeError),
+}
+
+impl From<HeaderFault> for JournalDamage {
+    fn from(fault: HeaderFault) -> Self {
+        match fault {
+            HeaderFault::Magic(_) => Self::Magic,
+            HeaderFault::Crc => Self::HeaderCrc,
+            HeaderFault::Version(version) => Self::Version(version),
+        }
+    }
 }
 
 /// Appends `entry` to `out`. An entry that is too long is left out: `false`.
@@ -153,16 +123,11 @@ fn sound_payload(bytes: &[u8]) -> Result<&[u8], JournalDamage> {
 /// File name of journal file `number`.
 #[must_use]
 pub fn journal_name(number: u64) -> String {
-    format!("{number:0NAME_DIGITS$}{NAME_SUFFIX}")
+    JOURNAL.name(number)
 }
 
 /// Number of the journal file called `name`; `None` for the name of anything else.
 #[must_use]
 pub fn parse_journal_name(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(NAME_SUFFIX)?;
-    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    if digits.len() != NAME_DIGITS || !all_digits {
-        return None;
-    }
-    digits.parse().ok()
+    JOURNAL.parse_name(name)
 }

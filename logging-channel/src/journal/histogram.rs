@@ -1,98 +1,136 @@
-//! Durations counted in buckets: exact below 16 us, then 16 buckets per power of two.
+//! Durations counted in buckets: exact below 32 us, then 16 buckets per power of two.
 //!
-//! So a quantile is at most a sixteenth too high, whatever the range, and histograms add up.
+//! So a quantile is at most a sixteenth too high, whatever the range, and histograms add up. The counting
+//! is hdrhistogram's, with one significant digit; here are the exact maximum and the form on disk.
 
 #![forbid(unsafe_code)]
 
+use hdrhistogram::Histogram as Counts;
 use serde::{Deserialize, Serialize};
 
-/// Buckets per power of two.
-const FINE: u64 = 16;
-const FINE_BITS: u32 = FINE.trailing_zeros();
+/// Digits that a bucket's durations share: the fewest that hdrhistogram has.
+const SIGNIFICANT_DIGITS: u8 = 1;
+/// Some 285 years: a longer duration counts as this.
+const MAX_US: u64 = (1 << 53) - 1;
 
 /// Durations in microseconds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Wire", try_from = "Wire")]
 pub struct Histogram {
-    /// The longest.
-    pub max_us: u64,
-    /// Number of a bucket and how often it was met; ascending, none empty.
-    pub buckets: Vec<(u16, u64)>,
+    max_us: u64,
+    // Boxed: entries are passed about.
+    counts: Box<Counts<u64>>,
+}
+
+/// As in an entry: the longest duration, then each bucket's shortest one and how often it was met;
+/// ascending, none empty.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    max_us: u64,
+    buckets: Vec<(u64, u64)>,
+}
+
+// Counts are whole numbers.
+impl Eq for Histogram {}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            max_us: 0,
+            counts: empty(),
+        }
+    }
+}
+
+/// Grows as far as the durations do: at most to some thousand counters.
+fn empty() -> Box<Counts<u64>> {
+    match Counts::new(SIGNIFICANT_DIGITS) {
+        Ok(counts) => Box::new(counts),
+        Err(_) => unreachable!("one digit is among those that there are"),
+    }
 }
 
 impl Histogram {
     /// Counts a duration.
     pub fn add(&mut self, us: u64) {
+        let us = us.min(MAX_US);
         self.max_us = self.max_us.max(us);
-        self.count(bucket(us), 1);
+        *self.counts += us;
     }
 
     /// Counts what `other` has counted.
     pub fn merge(&mut self, other: &Self) {
         self.max_us = self.max_us.max(other.max_us);
-        for (bucket, times) in &other.buckets {
-            self.count(*bucket, *times);
-        }
+        *self.counts += &*other.counts;
     }
 
-    fn count(&mut self, bucket: u16, times: u64) {
-        match self.buckets.binary_search_by_key(&bucket, |(b, _)| *b) {
-            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(times),
-            Err(at) => self.buckets.insert(at, (bucket, times)),
-        }
+    /// The longest; 0 of none.
+    #[must_use]
+    pub const fn max_us(&self) -> u64 {
+        self.max_us
     }
 
     /// How many durations were counted.
     #[must_use]
     pub fn len(&self) -> u64 {
-        let counts = self.buckets.iter().map(|(_, times)| *times);
-        counts.fold(0, u64::saturating_add)
+        self.counts.len()
     }
 
     /// Whether nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+        self.counts.is_empty()
     }
 
     /// The duration that `per_mille` of a thousand do not exceed; at most a sixteenth too high. 0 of none.
     #[must_use]
     pub fn quantile_us(&self, per_mille: u64) -> u64 {
-        let rank = u128::from(self.len()) * u128::from(per_mille.min(1_000));
-        let rank = rank.div_ceil(1_000).max(1);
-        let mut seen = 0_u128;
-        for (bucket, times) in &self.buckets {
-            seen += u128::from(*times);
-            if seen >= rank {
-                return longest(*bucket).min(self.max_us);
+        let quantile = per_mille.min(1_000) as f64 / 1_000.0;
+        self.counts.value_at_quantile(quantile).min(self.max_us)
+    }
+}
+
+impl From<Histogram> for Wire {
+    fn from(histogram: Histogram) -> Self {
+        let met = histogram.counts.iter_recorded();
+        let bucket = |at: u64| histogram.counts.lowest_equivalent(at);
+        Self {
+            max_us: histogram.max_us,
+            buckets: met
+                .map(|step| (bucket(step.value_iterated_to()), step.count_at_value()))
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<Wire> for Histogram {
+    type Error = &'static str;
+
+    /// Of the forms of one histogram exactly one is taken: what is read can be written again.
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        let mut histogram = Self::default();
+        let (mut after, mut total) = (None, 0_u64);
+        for (us, times) in wire.buckets {
+            let after_it = after.is_none_or(|before| us > before);
+            if us > MAX_US
+                || times == 0
+                || !after_it
+                || histogram.counts.lowest_equivalent(us) != us
+            {
+                return Err("buckets out of order, empty or unknown");
             }
+            total = total.checked_add(times).ok_or("more than can be counted")?;
+            let counted = histogram.counts.record_n(us, times);
+            counted.map_err(|_| "a duration that cannot be counted")?;
+            after = Some(us);
         }
-        self.max_us
-    }
-}
-
-/// The bucket of a duration.
-fn bucket(us: u64) -> u16 {
-    if us < FINE {
-        return us as u16;
-    }
-    let power = us.ilog2() - FINE_BITS;
-    // 16 to 31 shifted by `power`; at most 60 powers of 16 buckets.
-    let within = (us >> power) - FINE;
-    (u64::from(power + 1) * FINE + within) as u16
-}
-
-/// The longest duration in a bucket; of a number that no duration has, the longest of all.
-fn longest(bucket: u16) -> u64 {
-    let bucket = u64::from(bucket);
-    let (power, within) = (bucket / FINE, bucket % FINE);
-    match power {
-        0 => within,
-        1..=60 => {
-            let low = u128::from(FINE + within) << (power - 1);
-            let width = 1_u128 << (power - 1);
-            u64::try_from(low + width - 1).unwrap_or(u64::MAX)
+        let max_us = wire.max_us.min(MAX_US);
+        if max_us != wire.max_us || histogram.counts.lowest_equivalent(max_us) != after.unwrap_or(0)
+        {
+            return Err("a maximum outside the last bucket");
         }
-        _ => u64::MAX,
+        histogram.max_us = wire.max_us;
+        Ok(histogram)
     }
 }
 
@@ -101,10 +139,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn of(values: &[u64]) -> Histogram {
+        let mut histogram = Histogram::default();
+        values.iter().for_each(|us| histogram.add(*us));
+        histogram
+    }
+
     #[test]
     fn quantiles_of_known_durations() {
-        let mut histogram = Histogram::default();
-        (1..=1_000).for_each(|us| histogram.add(us));
+        let histogram = of(&(1..=1_000).collect::<Vec<_>>());
         assert_eq!(histogram.len(), 1_000);
         for (per_mille, exact) in [(500, 500), (900, 900), (990, 990), (999, 999), (1, 1)] {
             let found = histogram.quantile_us(per_mille);
@@ -117,24 +160,40 @@ mod tests {
         assert_eq!(Histogram::default().quantile_us(500), 0);
     }
 
+    #[test]
+    fn other_forms_are_refused() {
+        let form = |max_us, buckets: &[(u64, u64)]| {
+            let buckets = buckets.to_vec();
+            Histogram::try_from(Wire { max_us, buckets })
+        };
+        form(33, &[(1, 2), (32, 1)]).expect("sound");
+        form(0, &[]).expect("sound");
+        for (max_us, buckets) in [
+            (33, &[(1, 0), (32, 1)][..]),
+            (33, &[(32, 1), (1, 2)]),
+            (33, &[(33, 1)]),
+            (34, &[(32, 1)]),
+            (1, &[]),
+            (1, &[(0, u64::MAX), (1, 1)]),
+            (1 << 53, &[(1 << 53, 1)]),
+        ] {
+            form(max_us, buckets).expect_err("taken");
+        }
+    }
+
     proptest! {
         #[test]
-        fn a_bucket_holds_its_durations_and_is_narrow(us in any::<u64>(), shift in 0_u32..64) {
-            let us = us >> shift;
-            let top = longest(bucket(us));
-            prop_assert!(us <= top && top - us <= us / FINE, "{us} in a bucket up to {top}");
-            if us > 0 {
-                prop_assert!(bucket(us - 1) <= bucket(us));
-            }
+        fn a_bucket_is_narrow_and_comes_back(us in any::<u64>(), shift in 0_u32..64) {
+            let us = (us >> shift).min(MAX_US);
+            let histogram = of(&[us, u64::MAX]);
+            let top = histogram.quantile_us(1);
+            prop_assert!(us <= top && top - us <= us / 16, "{us} in a bucket up to {top}");
+            let wire = Wire::from(histogram.clone());
+            prop_assert_eq!(Histogram::try_from(wire), Ok(histogram));
         }
 
         #[test]
         fn merging_is_counting_both(a in prop::collection::vec(any::<u64>(), 0..50), b in prop::collection::vec(any::<u64>(), 0..50)) {
-            let of = |values: &[u64]| {
-                let mut histogram = Histogram::default();
-                values.iter().for_each(|us| histogram.add(*us));
-                histogram
-            };
             let mut merged = of(&a);
             merged.merge(&of(&b));
             prop_assert_eq!(merged, of(&[a, b].concat()));

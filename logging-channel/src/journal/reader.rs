@@ -8,7 +8,7 @@
 
 use super::entry::Entry;
 use super::format::{
-    ENTRY_BYTES_MAX, JOURNAL_HEADER_BYTES, JournalDamage, JournalHeader, parse_entry,
+    ENTRY_BYTES_MAX, JOURNAL_HEADER_BYTES, JournalDamage, decode_header, parse_entry,
     parse_journal_name,
 };
 use std::collections::VecDeque;
@@ -121,7 +121,7 @@ impl Current {
         if !std::mem::replace(&mut self.begun, true) {
             let header = match self.fill(JOURNAL_HEADER_BYTES)?.first_chunk() {
                 None => Err(JournalDamage::Torn),
-                Some(bytes) => JournalHeader::decode(bytes),
+                Some(bytes) => decode_header(bytes),
             };
             match header {
                 Ok(_) => self.advance(JOURNAL_HEADER_BYTES),

@@ -7,11 +7,12 @@
 
 use super::entry::{Entry, What};
 use super::format::{
-    ENTRY_BYTES_MAX, JOURNAL_HEADER_BYTES, JournalHeader, journal_name, parse_journal_name,
+    ENTRY_BYTES_MAX, JOURNAL_HEADER_BYTES, encode_header, journal_name, parse_journal_name,
     put_entry,
 };
+use crate::file_header::{FileHeader, vm_hash};
 use crate::host_time::HostTime;
-use crate::segment::format::vm_hash;
+
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -144,7 +145,7 @@ impl JournalWriter {
             .create_new(true)
             .open(&path)?;
         let vm_hash = self.vm_hash;
-        let mut bytes = JournalHeader { number, vm_hash }.encode().to_vec();
+        let mut bytes = encode_header(FileHeader { number, vm_hash }).to_vec();
         for entry in [Some(&self.begun), self.role.as_ref()]
             .into_iter()
             .flatten()

@@ -1,41 +1,34 @@
 //! Segment headers and names, and what can be wrong with a segment.
 //!
-//! ```text
-//!  0            8         12             20           28          32
-//!  +------------+---------+--------------+------------+-----------+-----------
-//!  | "UNDRSTDY" | version | first index  | VM name    | CRC-32C   | Log frames,
-//!  |            | u32 LE  | u64 LE       | FNV-1a 64  | of 0..28  | sync points
-//!  +------------+---------+--------------+------------+-----------+-----------
-//! ```
-//!
-//! A segment's name is its first index in 20 decimal digits and `.log`, so that names sort as the
-//! log does. The name's hash keeps logs of two VMs apart that were put in one directory; it is
-//! no protection against anyone.
+//! A segment begins as [`file_header`](crate::file_header) says and is numbered by the index of its first
+//! record; Log frames and sync points follow.
 
 #![forbid(unsafe_code)]
 
 use crate::codec::{DecodeError, SequenceFault};
+use crate::file_header::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderFault};
 use crate::frame::{Damage, FrameKind};
 use crate::record::LogIndex;
 use std::io;
 use std::path::PathBuf;
 
 /// Bytes of a segment before its first frame.
-pub const SEGMENT_HEADER_BYTES: usize = 32;
+pub const SEGMENT_HEADER_BYTES: usize = FILE_HEADER_BYTES;
 /// Version of the segment header.
 pub const SEGMENT_VERSION: u32 = 2;
 
-const MAGIC: [u8; 8] = *b"UNDRSTDY";
-const CRC_OFFSET: usize = 28;
-const NAME_DIGITS: usize = 20;
-const NAME_SUFFIX: &str = ".log";
+const SEGMENT: FileKind = FileKind {
+    magic: *b"UNDRSTDY",
+    version: SEGMENT_VERSION,
+    suffix: ".log",
+};
 
 /// The first bytes of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// Index of the first record.
     pub first: LogIndex,
-    /// [`vm_hash`] of the VM's name.
+    /// [`vm_hash`](crate::file_header::vm_hash) of the VM's name.
     pub vm_hash: u64,
 }
 
@@ -43,14 +36,8 @@ impl SegmentHeader {
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
-        bytes[12..20].copy_from_slice(&self.first.0.to_le_bytes());
-        bytes[20..28].copy_from_slice(&self.vm_hash.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..CRC_OFFSET]);
-        bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
-        bytes
+        let (number, vm_hash) = (self.first.0, self.vm_hash);
+        SEGMENT.encode(FileHeader { number, vm_hash })
     }
 
     /// The header in `bytes`.
@@ -58,52 +45,26 @@ impl SegmentHeader {
     /// # Errors
     /// Why it is none, and the offset at which that shows.
     pub fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<Self, (u64, SegmentDamage)> {
-        let (magic, rest) = bytes.split_at(8);
-        let mut word = [0; 8];
-        if magic != MAGIC {
-            word.copy_from_slice(magic);
-            return Err((0, SegmentDamage::Magic(word)));
+        match SEGMENT.decode(bytes) {
+            Ok(FileHeader { number, vm_hash }) => Ok(Self {
+                first: LogIndex(number),
+                vm_hash,
+            }),
+            Err(fault) => Err((fault.offset(), fault.into())),
         }
-        let version = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
-        let expected = crc32c::crc32c(&bytes[..CRC_OFFSET]).to_le_bytes();
-        if expected != bytes[CRC_OFFSET..] {
-            return Err((CRC_OFFSET as u64, SegmentDamage::HeaderCrc));
-        }
-        if version != SEGMENT_VERSION {
-            return Err((8, SegmentDamage::Version(version)));
-        }
-        word.copy_from_slice(&bytes[12..20]);
-        let first = LogIndex(u64::from_le_bytes(word));
-        word.copy_from_slice(&bytes[20..28]);
-        Ok(Self {
-            first,
-            vm_hash: u64::from_le_bytes(word),
-        })
     }
-}
-
-/// FNV-1a, 64 bits, of the VM's name.
-#[must_use]
-pub fn vm_hash(vm: &str) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    vm.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// File name of the segment that begins with record `first`.
 #[must_use]
 pub fn segment_name(first: LogIndex) -> String {
-    format!("{:0NAME_DIGITS$}{NAME_SUFFIX}", first.0)
+    SEGMENT.name(first.0)
 }
 
 /// First index of the segment called `name`; `None` for the name of anything else.
 #[must_use]
 pub fn parse_segment_name(name: &str) -> Option<LogIndex> {
-    let digits = name.strip_suffix(NAME_SUFFIX)?;
-    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    if digits.len() != NAME_DIGITS || !all_digits {
-        return None;
-    }
-    digits.parse().ok().map(LogIndex)
+    SEGMENT.parse_name(name).map(LogIndex)
 }
 
 /// A log on disk that cannot be read or written.
@@ -221,6 +182,16 @@ pub enum SegmentDamage {
     },
 }
 
+impl From<HeaderFault> for SegmentDamage {
+    fn from(fault: HeaderFault) -> Self {
+        match fault {
+            HeaderFault::Magic(found) => Self::Magic(found),
+            HeaderFault::Crc => Self::HeaderCrc,
+            HeaderFault::Version(version) => Self::Version(version),
+        }
+    }
+}
+
 impl SegmentDamage {
     /// Whether a host that lost power can leave this where nothing was synced. Sound frames that say the
     /// wrong thing, and headers, which are synced before anything follows, are never its work.
@@ -240,6 +211,7 @@ impl SegmentDamage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file_header::vm_hash;
 
     #[test]
     fn golden_header() {
@@ -247,58 +219,27 @@ mod tests {
             first: LogIndex(0x0102),
             vm_hash: vm_hash("a"),
         };
-        // FNV-1a 64 of "a" is 0xaf63dc4c8601ec8c (the algorithm's published test vector).
-        assert_eq!(header.vm_hash, 0xaf63_dc4c_8601_ec8c);
         let golden = "554e44525354445902000000020100000000000\
                       08cec01864cdc63afc9af8fcc";
         let hex: String = header.encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, golden);
         assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+        assert_eq!(segment_name(LogIndex(42)), "00000000000000000042.log");
     }
 
     #[test]
-    fn every_flip_of_one_header_bit_is_refused() {
-        let header = SegmentHeader {
-            first: LogIndex(7),
-            vm_hash: 9,
-        };
-        for bit in 0..SEGMENT_HEADER_BYTES * 8 {
-            let mut bytes = header.encode();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            SegmentHeader::decode(&bytes).expect_err("a flipped bit was not seen");
-        }
-    }
-
-    #[test]
-    fn a_later_version_is_named() {
-        let mut bytes = SegmentHeader {
+    fn faults_are_told_with_their_offset() {
+        let sound = SegmentHeader {
             first: LogIndex(7),
             vm_hash: 9,
         }
         .encode();
-        bytes[8] = 3;
-        let crc = crc32c::crc32c(&bytes[..CRC_OFFSET]);
-        bytes[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
-        let refused = Err((8, SegmentDamage::Version(3)));
-        assert_eq!(SegmentHeader::decode(&bytes), refused);
-    }
-
-    #[test]
-    fn names_are_exact() {
-        assert_eq!(segment_name(LogIndex(42)), "00000000000000000042.log");
-        assert_eq!(
-            parse_segment_name("00000000000000000042.log"),
-            Some(LogIndex(42))
-        );
-        let largest = segment_name(LogIndex(u64::MAX));
-        assert_eq!(parse_segment_name(&largest), Some(LogIndex(u64::MAX)));
-        for other in [
-            "42.log",
-            "00000000000000000042",
-            "99999999999999999999.log",
-            "+0000000000000000042.log",
-        ] {
-            assert_eq!(parse_segment_name(other), None, "{other}");
-        }
+        let with = |at: usize| {
+            let mut bytes = sound;
+            bytes[at] ^= 1;
+            SegmentHeader::decode(&bytes)
+        };
+        assert_eq!(with(0), Err((0, SegmentDamage::Magic(*b"TNDRSTDY"))));
+        assert_eq!(with(13), Err((28, SegmentDamage::HeaderCrc)));
     }
 }

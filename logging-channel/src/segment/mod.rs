@@ -14,6 +14,7 @@ pub mod reader;
 pub mod recovery;
 pub mod salvage;
 mod scan;
+mod spare;
 pub mod sync_point;
 pub mod writer;
 

@@ -8,11 +8,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::format::{SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, vm_hash};
-use super::reader::Spare;
+use super::format::{SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError};
 use super::scan::{Scanned, Scanner, list, walk_batch};
+use super::spare::Spare;
 use super::sync_point;
 use crate::codec::Sequence;
+use crate::file_header::vm_hash;
 use crate::record::LogIndex;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};

@@ -7,9 +7,10 @@
 #![forbid(unsafe_code)]
 
 use super::format::{SegmentDamage, SegmentError};
-use super::reader::{ReadFrame, Spare, read_batch};
+use super::reader::ReadFrame;
 use super::recovery::check_header;
 use super::scan::{Scanned, Scanner, list};
+use super::spare::{Spare, read_batch};
 use super::sync_point::{self, SYNC_POINT_BYTES};
 use crate::codec::Sequence;
 use crate::frame::{self, FrameKind};

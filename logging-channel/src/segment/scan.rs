@@ -8,7 +8,7 @@
 use super::format::{
     SEGMENT_HEADER_BYTES, SegmentDamage, SegmentError, SegmentHeader, parse_segment_name,
 };
-use super::reader::Spare;
+use super::spare::Spare;
 use super::sync_point;
 use crate::codec::{DecodeError, Placed, Sequence};
 use crate::frame::{self, Frame, FrameError, FrameKind};

@@ -8,10 +8,11 @@
 
 #![forbid(unsafe_code)]
 
-use super::format::{SegmentError, SegmentHeader, segment_name, vm_hash};
+use super::format::{SegmentError, SegmentHeader, segment_name};
 use super::recovery::{Recovered, TailPolicy, recover};
 use super::sync_point;
 use crate::codec::EncodedLog;
+use crate::file_header::vm_hash;
 use crate::host_time::HostTime;
 use crate::record::LogIndex;
 use std::collections::VecDeque;

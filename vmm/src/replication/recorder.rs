@@ -2,9 +2,8 @@
 //!
 //! It acts only at points the execution clock can name. Order at one point: output that the guest
 //! produced on the way there, inputs that the guest has room for, a Timer if one is due, then a
-//! Mark, at most one per interval; after a Mark of a runnable guest the guest is entered, so that the
-//! backup, too, may leave the point. Guest time is `base_guest + (now - base_host)`, cut to microseconds, and moves only
-//! when a record carries it.
+//! Mark, at most one per interval. Guest time is `base_guest + (now - base_host)`, cut to microseconds, and
+//! moves only when a record carries it.
 //!
 //! On the exit clock a guest that computes makes no points. When something has waited for one for
 //! `stall_ns`, a kick's place is made a point, and the guest's state goes into the log in the

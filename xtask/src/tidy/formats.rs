@@ -36,6 +36,7 @@ const FORMATS: &[Format] = &[
     Format {
         page: "docs/formats/log.md",
         files: &[
+            "logging-channel/src/file_header.rs",
             "logging-channel/src/segment/format.rs",
             "logging-channel/src/segment/sync_point.rs",
         ],
@@ -44,6 +45,7 @@ const FORMATS: &[Format] = &[
     Format {
         page: "docs/formats/journal.md",
         files: &[
+            "logging-channel/src/file_header.rs",
             "logging-channel/src/journal/entry.rs",
             "logging-channel/src/journal/format.rs",
             "logging-channel/src/journal/histogram.rs",

@@ -149,13 +149,13 @@ fn a_primary_notes_how_long_output_waited_and_how_far_its_backup_is_behind() {
         interval.releases.iter().map(releases).collect::<Vec<_>>(),
         [(16_000, 0, 6_000), (16_000, 1, 6_000), (20_000, 2, 6_000)]
     );
-    assert_eq!((interval.gate.len(), interval.gate.max_us), (3, 6_000));
+    assert_eq!((interval.gate.len(), interval.gate.max_us()), (3, 6_000));
     // Record 1 was made within a millisecond of record 0 and is not followed.
     assert_eq!(
-        (interval.acknowledged.len(), interval.acknowledged.max_us),
+        (interval.acknowledged.len(), interval.acknowledged.max_us()),
         (2, 6_000)
     );
-    assert_eq!((interval.lag.len(), interval.lag.max_us), (2, 10_000));
+    assert_eq!((interval.lag.len(), interval.lag.max_us()), (2, 10_000));
     assert_eq!(
         (interval.next, interval.received, interval.replayed),
         (3, 3, 3)
@@ -188,7 +188,7 @@ fn a_primary_that_goes_on_alone_counts_what_waited_for_the_arbiter() {
     side.entries
         .extend(side.observer.finish(HostTime(100_000_000)));
     let interval = side.intervals()[0];
-    assert_eq!((interval.gate.len(), interval.gate.max_us), (1, 80_000));
+    assert_eq!((interval.gate.len(), interval.gate.max_us()), (1, 80_000));
     assert_eq!(
         side.roles()[3..],
         [(20, entry::Role::Contested, 1), (90, entry::Role::Solo, 2)]
@@ -240,7 +240,7 @@ fn a_backup_notes_its_lag_and_its_way_to_going_live() {
     side.entries
         .extend(side.observer.finish(HostTime(100_000_000)));
     let interval = side.intervals()[0];
-    assert_eq!((interval.lag.len(), interval.lag.max_us), (1, 7_000));
+    assert_eq!((interval.lag.len(), interval.lag.max_us()), (1, 7_000));
     assert!(
         interval.gate.is_empty(),
         "what the primary had made is not followed"
