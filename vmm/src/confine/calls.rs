@@ -111,6 +111,7 @@ pub(super) const PROCESS: &[c_long] = &[
     libc::SYS_rename,
     libc::SYS_renameat,
     libc::SYS_renameat2,
+    libc::SYS_sched_setaffinity,
     libc::SYS_seccomp,
     libc::SYS_sendmmsg,
     libc::SYS_sendmsg,

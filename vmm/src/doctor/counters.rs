@@ -22,6 +22,7 @@ use crate::kvm::perf_counter::{self, PerfCounter};
 use crate::kvm::vcpu::{Debugging, RunOutcome};
 use crate::machine::exit::VmExit;
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
+use std::path::Path;
 use std::sync::mpsc::TryRecvError;
 
 /// Smallest margin, in branches.
@@ -455,12 +456,15 @@ fn host_settings() -> Result<Finding, KvmError> {
     let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
     let mut notes = Vec::new();
     if cpuinfo.contains("GenuineIntel") {
-        match read("/sys/devices/cpu/freeze_on_smi").as_deref() {
+        // The second is a hybrid's.
+        let files = ["cpu", "cpu_core"].map(|unit| format!("/sys/devices/{unit}/freeze_on_smi"));
+        let offered = files.iter().find(|file| Path::new(file).exists());
+        let file = offered.unwrap_or(&files[0]);
+        match read(file).as_deref() {
             Ok("1") => notes.push("freeze_on_smi is set".to_owned()),
             Ok(_) => {
-                return Ok(Finding::Bad(
-                    "SMIs are counted: echo 1 > /sys/devices/cpu/freeze_on_smi".into(),
-                ));
+                let remedy = format!("SMIs are counted: echo 1 > {file}");
+                return Ok(Finding::Bad(remedy));
             }
             Err(_) => notes.push("freeze_on_smi is not offered".to_owned()),
         }

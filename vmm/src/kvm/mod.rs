@@ -4,6 +4,7 @@
 //! What is deliberately absent: the in-kernel interrupt controllers and timer (their clocks run on
 //! host time), KVM's own paravirtual clock and asynchronous page faults, the guest PMU.
 
+pub mod core_pmu;
 pub mod cpuid;
 pub mod dirty;
 pub mod exit;

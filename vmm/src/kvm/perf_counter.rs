@@ -15,6 +15,7 @@
     reason = "perf_event_open, its ioctls and F_SETOWN_EX have no safe wrapper"
 )]
 
+use super::core_pmu::CorePmu;
 use super::kick;
 use crate::clock::branch_clock::{Counter, CounterError};
 use perf_event_open_sys::bindings;
@@ -133,11 +134,14 @@ impl PerfCounter {
     ///
     /// # Errors
     /// When the kernel has no such counter to give: none exist, none is free, or
-    /// `perf_event_paranoid` forbids it.
+    /// `perf_event_paranoid` forbids it; or when a hybrid's thread cannot stay where it counts.
     pub fn open(config: u64) -> Result<Self, CounterError> {
+        let operation = |operation| move |source| CounterError::Io { operation, source };
+        let pmu = CorePmu::here().map_err(operation("find its unit"))?;
+        pmu.keep_thread().map_err(operation("sched_setaffinity"))?;
         let mut attr = bindings::perf_event_attr {
             size: u32::try_from(size_of::<bindings::perf_event_attr>()).unwrap_or(0),
-            type_: bindings::PERF_TYPE_RAW,
+            type_: pmu.perf_type,
             config,
             read_format: u64::from(
                 bindings::PERF_FORMAT_TOTAL_TIME_ENABLED | bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
