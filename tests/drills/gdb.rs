@@ -19,7 +19,7 @@ const PORT: u16 = 2_345;
 /// Time for the replay to get to where it is to be debugged.
 const LISTEN_LIMIT: Duration = Duration::from_secs(120);
 
-/// Time for all of gdb, in seconds: every step back replays the guest from its beginning.
+/// Time for all of gdb, in seconds: every step back replays a part of the log.
 const GDB_LIMIT_S: &str = "400";
 
 /// What gdb is told, and what it says is looked for by its first word. `$rsp` tells two visits apart.
@@ -60,10 +60,16 @@ pub(crate) fn goes_there_and_back(lab: &Lab, side: Side, until: u64, kernel: &Pa
     ];
     let server = agent.spawn(&argv, &log)?;
     let said = wait_listening(agent, server, &log).and_then(|()| debug(&at, kernel));
+    let told = String::from_utf8_lossy(&agent.get(&log, 1 << 16)?).into_owned();
     if agent.poll(server)?.is_none() {
         agent.signal(server, rustix::process::Signal::KILL)?;
     }
-    check(&said?, kernel)
+    check(&said?, kernel)?;
+    ensure!(
+        told.contains("back with a state that was kept"),
+        "every way back began at power-on: {told}"
+    );
+    Ok(())
 }
 
 fn wait_listening(agent: &Agent, server: u32, log: &str) -> Result<()> {

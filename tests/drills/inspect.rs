@@ -10,7 +10,7 @@ use rig::fault::Fault;
 use rig::host::STATE_DIR;
 use rig::lab::{Lab, Side, UNDERSTUDY};
 use rig::observation::Load;
-use rig::pair::CONFIG;
+use rig::pair::{CONFIG, PairOptions};
 use rig::scene::Scene;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +25,9 @@ pub(crate) const DRILLS: &[Drill] = &[Drill {
 /// Time for a replay in a host.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Between places at which a replay can keep the guest's state.
+const SETTLE_MS: u32 = 300;
+
 /// Records before the failover at which gdb begins: some requests are on their way there.
 const RECORDS_BEFORE: u64 = 400;
 
@@ -34,7 +37,11 @@ const ACKNOWLEDGED_MIN: u64 = 10_000;
 fn run(lab: &mut Lab) -> Result<()> {
     let program = lab.arbiter.program().to_owned();
     let copies = lab.run_dir().join("evidence");
-    let options = lab.options();
+    // So that gdb need not go back to power-on each time.
+    let options = PairOptions {
+        settle_ms: SETTLE_MS,
+        ..lab.options()
+    };
     let mut scene = Scene::open(lab, &options, &Load::default())?;
     scene.strike(Fault::Kill(Side::Primary))?;
     scene.wait_solo(Side::Backup)?;

@@ -2,7 +2,7 @@
 //!
 //! A position is an exit and the moves made since: so many instructions, or on to an address. A replay is
 //! the same every time, so the same moves from the same exit lead to the same place. Going back is
-//! beginning anew and going less far.
+//! beginning anew, at the beginning or at a state that was kept, and going less far.
 //!
 //! Left out: how a guest is run and stopped ([`Debuggee`]), and the debugger's protocol (`gdb`).
 
@@ -31,6 +31,10 @@ pub(super) trait Debuggee {
 
     /// Begins anew, and goes to an exit; nothing of what is logged there is applied yet.
     fn restart(&mut self, exits: u64) -> Result<(), Self::Error>;
+
+    /// The last exit up to `exits` that [`Self::restart`] comes to quickly; 0 when there is none but the
+    /// beginning.
+    fn start_before(&self, exits: u64) -> u64;
 
     /// Exits so far.
     fn exits(&self) -> u64;
@@ -279,41 +283,62 @@ impl<D: Debuggee> Debugger<D> {
 
     /// Back to the last breakpoint before this, or the beginning.
     pub(super) fn resume_back(&mut self) -> Result<Stopped, D::Error> {
-        let here = self.position.clone();
         let stops = self.breakpoints.clone();
+        let mut end = self.position.clone();
+        loop {
+            // An exit itself belongs to what is before it.
+            let before = end.exits.saturating_sub(u64::from(end.moves.is_empty()));
+            let start = self.guest.start_before(before);
+            if let Some(last) = self.last_stop(start, &end, &stops)? {
+                self.go(&last)?;
+                return Ok(Stopped::Breakpoint);
+            }
+            end = Position {
+                exits: start,
+                moves: Vec::new(),
+            };
+            if start == 0 {
+                self.go(&end)?;
+                return Ok(Stopped::Begin);
+            }
+        }
+    }
+
+    /// The last position at a breakpoint from exit `start` on and before `end`.
+    fn last_stop(
+        &mut self,
+        start: u64,
+        end: &Position,
+        stops: &[u64],
+    ) -> Result<Option<Position>, D::Error> {
         let mut last = None;
-        self.guest.restart(0)?;
+        self.guest.restart(start)?;
         self.at_exit();
+        // At power-on the search ends, there is no stop.
+        if start > 0 {
+            self.note(stops, &mut last)?;
+        }
         // Whole stretches first.
-        while self.guest.exits() < here.exits {
-            match self.onward(&stops)? {
+        while self.guest.exits() < end.exits {
+            match self.onward(stops)? {
                 Entered::Stop if self.position.moves.len() <= MOVES_MAX => {
                     last = Some(self.position.clone());
                 }
                 Entered::Stop => {}
-                Entered::Exit if self.position != here => self.note(&stops, &mut last)?,
+                Entered::Exit if self.position != *end => self.note(stops, &mut last)?,
                 Entered::Exit => {}
                 Entered::Over => break,
             }
         }
-        // Then the way from the last exit to here, looking at every stop before its end.
-        let (end, way) = match here.moves.split_last() {
-            None => (None, &[][..]),
-            Some((end, way)) => (Some(*end), way),
-        };
-        for part in way {
-            self.search(*part, &stops, &mut last)?;
-            self.note(&stops, &mut last)?;
+        // Then the way from the last exit to the end, looking at every stop before it.
+        if let Some((end, way)) = end.moves.split_last() {
+            for part in way {
+                self.search(*part, stops, &mut last)?;
+                self.note(stops, &mut last)?;
+            }
+            self.search(*end, stops, &mut last)?;
         }
-        if let Some(end) = end {
-            self.search(end, &stops, &mut last)?;
-        }
-        let (to, stopped) = match last {
-            Some(last) => (last, Stopped::Breakpoint),
-            None => (Position::default(), Stopped::Begin),
-        };
-        self.go(&to)?;
-        Ok(stopped)
+        Ok(last)
     }
 
     /// Makes a move again; `last` becomes the last breakpoint before its end, if there is one.
@@ -360,15 +385,18 @@ mod tests {
         program: Vec<(u64, bool)>,
         at: usize,
         exits: u64,
+        /// States are kept before every so many exits.
+        kept_every: u64,
     }
 
     impl Toy {
-        fn new(program: &[(u64, bool)]) -> Self {
+        fn new(program: &[(u64, bool)], kept_every: u64) -> Self {
             let program = program.to_vec();
             Self {
                 program,
                 at: 0,
                 exits: 0,
+                kept_every,
             }
         }
     }
@@ -382,6 +410,10 @@ mod tests {
                 self.enter(&[])?;
             }
             Ok(())
+        }
+
+        fn start_before(&self, exits: u64) -> u64 {
+            exits / self.kept_every * self.kept_every
         }
 
         fn exits(&self) -> u64 {
@@ -430,7 +462,7 @@ mod tests {
         fn back_is_where_it_came_from(
             program in program(), moves in prop::collection::vec(0..3, 1..12), stop in 1u64..8
         ) {
-            let mut debugger = Debugger::new(Toy::new(&program));
+            let mut debugger = Debugger::new(Toy::new(&program, 1));
             debugger.add(stop, 4);
             for part in moves {
                 let before = debugger.guest.at;
@@ -454,9 +486,9 @@ mod tests {
 
         #[test]
         fn resuming_back_finds_the_last_breakpoint_before(
-            program in program(), forward in 0usize..60, stops in prop::collection::vec(1u64..8, 0..3)
+            program in program(), kept_every in 1u64..8, forward in 0usize..60, stops in prop::collection::vec(1u64..8, 0..3)
         ) {
-            let mut debugger = Debugger::new(Toy::new(&program));
+            let mut debugger = Debugger::new(Toy::new(&program, kept_every));
             for _ in 0..forward.min(program.len() - 1) {
                 debugger.step().unwrap();
             }

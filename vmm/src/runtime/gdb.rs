@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::checkpoints::Checkpoints;
 use super::debugger::{Debuggee, Debugger, Entered, Stopped};
 use super::next_instruction::{INSTRUCTION_BYTES_MAX, successors};
 use super::replay::{Observer, Replay, ReplayOptions, linear};
@@ -65,6 +66,7 @@ pub fn serve_gdb(
     let mut guest = Guest {
         options: *options,
         replay: None,
+        checkpoints: Checkpoints::new().map_err(io("make a directory for states"))?,
     };
     // From an exit, so that the same place can be reached again.
     guest.restart(exits)?;
@@ -97,10 +99,11 @@ impl Observer for Nobody {
     fn progress(&mut self, _: u64) {}
 }
 
-/// The guest on KVM, begun anew whenever it has to go back.
+/// The guest on KVM, begun anew, or with a state that was kept, whenever it has to go back.
 struct Guest<'a> {
     options: ReplayOptions<'a>,
     replay: Option<Replay>,
+    checkpoints: Checkpoints,
 }
 
 impl Guest<'_> {
@@ -146,10 +149,23 @@ impl Debuggee for Guest<'_> {
     fn restart(&mut self, exits: u64) -> Result<(), RuntimeError> {
         // Two guests at once would need twice the memory.
         self.replay = None;
-        let mut replay = Replay::begin(&self.options)?;
-        replay.run(Some(Place::Exit(exits)), &mut Nobody)?;
+        let mut replay = match self.checkpoints.before(exits) {
+            None => Replay::begin(&self.options)?,
+            Some(file) => {
+                tracing::info!(exits, from = %file.display(), "back with a state that was kept");
+                Replay::begin(&ReplayOptions {
+                    from: Some(file),
+                    ..self.options
+                })?
+            }
+        };
+        replay.run_keeping(exits, &mut Nobody, &mut self.checkpoints)?;
         self.replay = Some(replay);
         Ok(())
+    }
+
+    fn start_before(&self, exits: u64) -> u64 {
+        self.checkpoints.start_before(exits)
     }
 
     fn exits(&self) -> u64 {

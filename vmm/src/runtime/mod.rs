@@ -10,6 +10,7 @@
 //! ```
 
 mod arbiter_claim;
+mod checkpoints;
 mod connecting;
 pub mod control_socket;
 mod debugger;

@@ -4,6 +4,7 @@
 //! there, and its registers and memory can be read. A place that is an exit is reached exactly; any other
 //! stops at the point of the last record before it.
 
+use super::checkpoints::Checkpoints;
 use super::guest::Blueprint;
 use super::host_clock::HostClock;
 use super::kvm_executor::KvmExecutor;
@@ -17,6 +18,7 @@ use crate::machine::cpu_state::CpuState;
 use crate::replication::divergence::Divergence;
 use crate::replication::engine::{Emitted, Engine, EngineConfig, EntropySource, Next, Offer};
 use crate::replication::executor::{Executor, Produced};
+use crate::snapshot::file::About;
 use inspect::place::Place;
 use logging_channel::execution_point::PointKind;
 use logging_channel::record::{ClockKind, Control, EndReason, LogIndex, Record, RecordBody};
@@ -320,22 +322,57 @@ impl Replay {
         until: Option<Place>,
         observer: &mut impl Observer,
     ) -> Result<(), RuntimeError> {
+        self.run_settling(until, observer, Self::pass_through_snapshot)
+    }
+
+    /// Replays up to a place; `each` is called wherever the guest can be saved on the way, with the index of
+    /// the record that comes next.
+    fn run_settling(
+        &mut self,
+        until: Option<Place>,
+        observer: &mut impl Observer,
+        mut each: impl FnMut(&mut Self, LogIndex) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
         self.to_settled = true;
         loop {
             self.run(until, observer)?;
             let Some(next) = self.settled.filter(|_| !self.over()) else {
+                self.to_settled = false;
                 return Ok(());
             };
             // Output that finishing the access made is in the records that follow.
             if !self.engine.has_unlogged_output() {
-                self.pass_through_snapshot(next)?;
+                each(self, next)?;
             }
         }
     }
 
+    /// Replays up to an exit, and keeps states on the way.
+    pub(super) fn run_keeping(
+        &mut self,
+        exits: u64,
+        observer: &mut impl Observer,
+        checkpoints: &mut Checkpoints,
+    ) -> Result<(), RuntimeError> {
+        let until = Some(Place::Exit(exits));
+        self.run_settling(until, observer, |replay, next| {
+            let here = replay.engine.point().exits;
+            if let Some(file) = checkpoints.wanted(here) {
+                let about = replay.about(next);
+                replay_snapshot::save(&file, &about, replay.engine.executor())?;
+                checkpoints.add(here, file);
+            }
+            Ok(())
+        })
+    }
+
+    fn about(&self, next: LogIndex) -> About {
+        self.blueprint.about(self.generation, next, self.clock_kind)
+    }
+
     /// Goes on with another guest, built from what was saved of this one.
     fn pass_through_snapshot(&mut self, next: LogIndex) -> Result<(), RuntimeError> {
-        let about = self.blueprint.about(self.generation, next, self.clock_kind);
+        let about = self.about(next);
         let guest = self.engine.executor();
         let here = Path::new("in memory");
         let bytes = replay_snapshot::write(Vec::new(), &about, guest, here)?;
@@ -359,7 +396,7 @@ impl Replay {
                 return Err(RuntimeError::NothingSettled);
             };
             if !self.engine.has_unlogged_output() {
-                let about = self.blueprint.about(self.generation, next, self.clock_kind);
+                let about = self.about(next);
                 return replay_snapshot::save(path, &about, self.engine.executor());
             }
         }
