@@ -9,6 +9,7 @@
 use crate::ahead;
 use crate::place::{Place, Range};
 use logging_channel::codec::Placed;
+use logging_channel::journal::Read;
 use logging_channel::record::LogIndex;
 use logging_channel::segment::{LeftOut, ReadFrame, Salvaged, Salvager, SegmentError};
 use serde::Serialize;
@@ -39,6 +40,28 @@ impl From<&LeftOut> for Hole {
             bytes: left_out.bytes,
             what: left_out.damage.to_string(),
             unsynced: left_out.unsynced,
+        }
+    }
+}
+
+impl Hole {
+    /// What of a journal could not be read; `None` for an entry.
+    pub(crate) fn in_journal(read: Read) -> Option<Self> {
+        match read {
+            Read::Entry(_) => None,
+            Read::LeftOut {
+                path,
+                offset,
+                bytes,
+                damage,
+                last,
+            } => Some(Self {
+                file: path,
+                offset,
+                bytes,
+                what: damage.to_string(),
+                unsynced: last,
+            }),
         }
     }
 }

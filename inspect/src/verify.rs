@@ -1,14 +1,16 @@
-//! Whether a log is sound: every frame, record and sequence rule checked, nothing changed.
+//! Whether a log is sound, and the journal beside it: every frame, record and sequence rule checked, nothing changed.
 
 #![forbid(unsafe_code)]
 
 use crate::line::HoleText;
 use crate::source::{Damage, Hole, Step, WalkError, walk_frames};
 use crate::theme::Theme;
+use logging_channel::journal::JournalReader;
 use logging_channel::record::RecordBody;
 use logging_channel::segment::Salvaged;
 use serde::Serialize;
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// What a check found.
@@ -26,13 +28,16 @@ pub struct Verdict {
     pub last: Option<u64>,
     /// Whether the log says how the guest ended.
     pub ended: bool,
+    /// Sound entries of the journal beside it.
+    pub journal_entries: u64,
     /// Bytes that were left out, an unsynced tail among them.
     pub left_out_bytes: u64,
     /// Places that are damaged; an unsynced tail is none.
     pub damaged: u64,
 }
 
-/// Checks the log in `dir`; every hole is written to `out` as it is found, and the verdict at the end.
+/// Checks the log in `dir` and the journal beside it; every hole is written to `out` as it is found, and
+/// the verdict at the end.
 ///
 /// # Errors
 /// When there is no log, a file cannot be read, or `out` cannot be written.
@@ -44,7 +49,7 @@ pub fn verify(
 ) -> Result<Damage, WalkError> {
     let mut verdict = Verdict::default();
     let mut file = None;
-    let damage = walk_frames(dir, None, |item| {
+    let mut damage = walk_frames(dir, None, |item| {
         let path = match item {
             Salvaged::Frame(frame) => {
                 verdict.frames += 1;
@@ -59,12 +64,7 @@ pub fn verify(
             }
             Salvaged::LeftOut(left_out) => {
                 verdict.left_out_bytes += left_out.bytes;
-                let hole = Hole::from(left_out);
-                if json {
-                    crate::line::write_hole_json(out, &hole)?;
-                } else {
-                    writeln!(out, "{}", HoleText(&hole, theme))?;
-                }
+                write_hole(out, &left_out.into(), json, theme)?;
                 &left_out.path
             }
         };
@@ -74,43 +74,66 @@ pub fn verify(
         }
         Ok(Step::On)
     })?;
+    let mut journal = JournalReader::open(dir).map_err(WalkError::Journal)?;
+    while let Some(read) = journal.next_read().map_err(WalkError::Journal)? {
+        match Hole::in_journal(read) {
+            None => verdict.journal_entries += 1,
+            Some(hole) => {
+                verdict.left_out_bytes += hole.bytes;
+                damage.count += u64::from(!hole.unsynced);
+                write_hole(out, &hole, json, theme)?;
+            }
+        }
+    }
     verdict.damaged = damage.count;
     if json {
-        serde_json::to_writer(&mut *out, &verdict).map_err(std::io::Error::from)?;
+        serde_json::to_writer(&mut *out, &verdict).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
-        let Verdict {
+        writeln!(out, "{verdict}")?;
+    }
+    Ok(damage)
+}
+
+fn write_hole(out: &mut impl Write, hole: &Hole, json: bool, theme: Theme) -> io::Result<()> {
+    if json {
+        crate::line::write_hole_json(out, hole)
+    } else {
+        writeln!(out, "{}", HoleText(hole, theme))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
             segments,
             frames,
             records,
             ..
-        } = verdict;
-        let word = if damage.count == 0 {
-            "sound"
-        } else {
-            "damaged"
+        } = self;
+        let word = match self.damaged {
+            0 => "sound",
+            _ => "damaged",
         };
-        let span = match (verdict.first, verdict.last) {
-            (Some(first), Some(last)) => format!(", {first} to {last}"),
-            _ => String::new(),
-        };
-        let end = if verdict.ended {
-            ""
-        } else {
-            "; it does not say how the guest ended"
-        };
-        writeln!(
-            out,
-            "{word}: {segments} segments, {frames} frames, {records} records{span}{end}"
+        write!(
+            f,
+            "{word}: {segments} segments, {frames} frames, {records} records"
         )?;
+        if let (Some(first), Some(last)) = (self.first, self.last) {
+            write!(f, ", {first} to {last}")?;
+        }
+        if !self.ended {
+            f.write_str("; it does not say how the guest ended")?;
+        }
+        Ok(())
     }
-    Ok(damage)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sample;
+    use logging_channel::journal::format::{JOURNAL_HEADER_BYTES, journal_name};
     use logging_channel::segment::sync_point::SYNC_POINT_BYTES;
 
     fn text(log: &sample::Log) -> (String, u64) {
@@ -147,6 +170,22 @@ mod tests {
                 "byte {at}: {text}"
             );
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_of_the_journal_is_found() {
+        let log = sample::log_in_segments(1 << 20);
+        crate::journal::tests::write(log.dir(), "b.2");
+        let (sound, damage) = text(&log);
+        assert_eq!(damage, 0, "{sound}");
+        let file = log.dir().join(journal_name(0));
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[JOURNAL_HEADER_BYTES + 8] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let (text, damage) = text(&log);
+        assert_eq!(damage, 1, "{text}");
+        let place = format!("{} byte {JOURNAL_HEADER_BYTES}", file.display());
+        assert!(text.contains(&place), "{text}");
     }
 
     #[test]

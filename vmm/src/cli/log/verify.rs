@@ -8,7 +8,7 @@ use super::output::Output;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Check every frame and record of a log, and change nothing.
+/// Check every frame and record of a log, and the journal beside it, and change nothing.
 ///
 /// A sound log can be replayed as far as its bytes go; whether the replay agrees with it, only
 /// `understudy replay` tells.
