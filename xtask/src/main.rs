@@ -22,6 +22,7 @@ mod kvm;
 mod model;
 mod packages;
 mod progress;
+mod room;
 mod run;
 mod sim;
 mod test;

@@ -26,6 +26,9 @@ pub(crate) struct Args {
 /// If any failed; names them.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
+    tally.step("room on the disk", || {
+        crate::room::ensure(&crate::run::workspace_root())
+    });
     tally.step("packages", || {
         packages::ensure(packages::GATE.iter().copied())
     });
