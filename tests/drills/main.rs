@@ -9,6 +9,7 @@ mod failover;
 mod gdb;
 mod inspect;
 mod lab;
+mod live_snapshot;
 mod protection;
 mod record_replay;
 mod redundancy;
@@ -16,6 +17,7 @@ mod snapshots;
 mod spinning;
 mod split_brain;
 mod timeline;
+mod transfer;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -39,12 +41,14 @@ const GROUPS: &[&[Drill]] = &[
     record_replay::DRILLS,
     spinning::DRILLS,
     snapshots::DRILLS,
+    live_snapshot::DRILLS,
     counters::DRILLS,
     split_brain::DRILLS,
     arbiter_outage::DRILLS,
     protection::DRILLS,
     failover::DRILLS,
     redundancy::DRILLS,
+    transfer::DRILLS,
     inspect::DRILLS,
     lab::DRILLS,
 ];
@@ -52,10 +56,11 @@ const GROUPS: &[&[Drill]] = &[
 /// What the exit clock cannot pass: left out of "all" there.
 const BRANCHES_ONLY: &[&str] = &[record_replay::BUSY, record_replay::DEBUGGED, counters::SKID];
 
-/// Run only when named: the first two take minutes, the last was not seen to pass yet.
+/// Run only when named: the first three take minutes, the last was not seen to pass yet.
 const NAMED_ONLY: &[&str] = &[
     redundancy::TEN_LIVES,
     snapshots::TWO_HUNDRED,
+    transfer::KILLED,
     "system-call-outside",
 ];
 

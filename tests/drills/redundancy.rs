@@ -95,7 +95,7 @@ fn lives(lab: &mut Lab, count: u64) -> Result<()> {
     conclude(scene, count + 1)
 }
 
-fn protected_again(scene: &Scene<'_>, live: Side) -> Result<()> {
+pub(crate) fn protected_again(scene: &Scene<'_>, live: Side) -> Result<()> {
     let (pair, lab) = (&scene.pair, &*scene.lab);
     pair.wait_role(lab, live, "protected", PROTECTED_LIMIT)?;
     pair.wait_role(lab, live.other(), "following", PROTECTED_LIMIT)?;
@@ -165,7 +165,7 @@ fn repair(lab: &mut Lab) -> Result<()> {
 }
 
 /// The client's verdict, and that of all logs together.
-fn conclude(mut scene: Scene<'_>, generations: u64) -> Result<()> {
+pub(crate) fn conclude(mut scene: Scene<'_>, generations: u64) -> Result<()> {
     let seen = scene.client.finish()?;
     let complaints = seen.complaints();
     if !complaints.is_empty() {

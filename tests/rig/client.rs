@@ -92,6 +92,8 @@ struct Client {
     output: Vec<u8>,
     orders: Vec<u8>,
     round_trips_us: Vec<u32>,
+    /// Whether the guest has been asked what it knows of this client, and has not answered.
+    returning: bool,
     /// Set by [`Order::Finish`]: until when to wait for outstanding replies.
     finishing: Option<Instant>,
     report_asked: bool,
@@ -110,7 +112,7 @@ impl Client {
             phases: vec![first],
             ..Observation::default()
         };
-        Self {
+        let mut client = Self {
             expectation: Expectation::new(load.client),
             load,
             stream,
@@ -126,10 +128,46 @@ impl Client {
             output: Vec::new(),
             orders: Vec::new(),
             round_trips_us: Vec::new(),
+            returning: false,
             finishing: None,
             report_asked: false,
             ended: false,
+        };
+        client.return_to_the_guest();
+        client
+    }
+
+    /// Makes the requests of the connection before again, and asks the guest which of them it knows.
+    fn return_to_the_guest(&mut self) {
+        let Some((least, most)) = self.load.known else {
+            return;
+        };
+        let payloads = (0..least).map(|sent| payload(&self.load, sent));
+        self.expectation = Expectation::after(self.load.client, payloads);
+        for sent in least..most {
+            let payload = payload(&self.load, sent);
+            if self.expectation.next_request(payload, 0).is_none() {
+                self.seen.fault = Some("too many requests may have been applied".into());
+            }
         }
+        self.seen.sent = most;
+        self.returning = true;
+        self.expectation.report_request().encode(&mut self.output);
+    }
+
+    /// What the guest knows: the rest is sent again.
+    fn returned(&mut self, report: &Reply) -> Result<(), Fault> {
+        let again = self.expectation.resume(report)?;
+        self.returning = false;
+        self.seen.acknowledged = self.expectation.acknowledged();
+        for request in again {
+            request.encode(&mut self.output);
+            self.sent_at.push_back(now());
+        }
+        if !self.sent_at.is_empty() {
+            self.silent_since = Some(now());
+        }
+        Ok(())
     }
 
     /// Waits for whatever comes next and deals with it.
@@ -170,6 +208,7 @@ impl Client {
 
     fn may_send(&self) -> bool {
         self.finishing.is_none()
+            && !self.returning
             && self.sent_at.len() < self.load.window
             && !self.all_sent()
             && self.sound()
@@ -185,7 +224,7 @@ impl Client {
 
     fn send_what_is_due(&mut self) {
         while self.may_send() && self.next_send.is_some_and(|at| at <= now()) {
-            let payload = vec![self.seen.sent.to_le_bytes()[0]; self.load.payload_bytes];
+            let payload = payload(&self.load, self.seen.sent);
             let burst = std::mem::take(&mut self.burst_wanted);
             let Some(request) = self.expectation.next_request(payload, burst) else {
                 break;
@@ -277,6 +316,12 @@ impl Client {
     }
 
     fn take_reply(&mut self, reply: &Reply) {
+        if self.returning {
+            if let Err(fault) = self.returned(reply) {
+                self.blame(fault);
+            }
+            return;
+        }
         let checked = if self.report_asked {
             self.compare_totals(reply)
         } else {
@@ -390,7 +435,11 @@ impl Client {
                 .fault
                 .get_or_insert_with(|| "requests were never answered".into());
             self.ended = true;
-        } else if self.sent_at.is_empty() && self.burst.0 >= self.burst.1 && !self.report_asked {
+        } else if !self.returning
+            && self.sent_at.is_empty()
+            && self.burst.0 >= self.burst.1
+            && !self.report_asked
+        {
             self.report_asked = true;
             self.expectation.report_request().encode(&mut self.output);
             self.flush();
@@ -415,6 +464,11 @@ impl Client {
         out.write_all(b"\n")?;
         Ok(out.flush()?)
     }
+}
+
+/// The payload of the request after `sent` others.
+fn payload(load: &Load, sent: u64) -> Vec<u8> {
+    vec![sent.to_le_bytes()[0]; load.payload_bytes]
 }
 
 fn ms(duration: Duration) -> f64 {

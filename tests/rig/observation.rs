@@ -17,6 +17,9 @@ pub struct Load {
     pub requests_max: u64,
     /// Payload of every request, in bytes.
     pub payload_bytes: usize,
+    /// The guest knows this client from another connection: how many requests it has applied at least and
+    /// at the most, with the same load as this one.
+    pub known: Option<(u64, u64)>,
     /// How long to keep trying for the one connection, in milliseconds.
     pub connect_limit_ms: u64,
     /// How long to wait for outstanding replies at the end, in milliseconds.
@@ -35,6 +38,7 @@ impl Default for Load {
             interval_us: 5_000,
             requests_max: 0,
             payload_bytes: 32,
+            known: None,
             connect_limit_ms: 120_000,
             drain_limit_ms: 20_000,
         }

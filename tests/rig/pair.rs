@@ -65,6 +65,8 @@ pub struct PairOptions {
     pub stand_by: bool,
     /// Sabotage: from this record on the backup's copy is given something else, once.
     pub diverge_from: Option<u64>,
+    /// Sabotage: a side's process dies at this moment of a transfer (`--die-at`).
+    pub die_at: Option<(Side, &'static str)>,
 }
 
 impl Default for PairOptions {
@@ -85,6 +87,7 @@ impl Default for PairOptions {
             confine: "off".into(),
             stand_by: false,
             diverge_from: None,
+            die_at: None,
         }
     }
 }
@@ -99,6 +102,14 @@ const SUSPECT_MS: u32 = 1_500;
 const STALL_MS: u32 = 200;
 
 impl PairOptions {
+    /// Arguments that have a side's process die.
+    fn doom_of(&self, side: Side) -> Vec<&'static str> {
+        match self.die_at {
+            Some((doomed, moment)) if doomed == side => vec!["--die-at", moment],
+            _ => Vec::new(),
+        }
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn config(&self) -> String {
@@ -261,9 +272,10 @@ impl Pair {
         let agent = lab.host(side).agent()?;
         agent.put(CONFIG, 0o644, options.config().as_bytes())?;
         let listen = standby_address(side);
-        let argv = [
+        let mut argv = vec![
             UNDERSTUDY, "standby", "--config", CONFIG, "--listen", &listen,
         ];
+        argv.extend(options.doom_of(side));
         let pid = agent.spawn(&argv, OUTPUT)?;
         for process in self.processes.iter_mut().filter(|(of, _)| *of == side) {
             process.1 = pid;
@@ -339,6 +351,30 @@ impl Pair {
         result.with_context(|| format!("{side} said:\n{}", said(lab, side)))
     }
 
+    /// Kills a side's process; its host lives.
+    ///
+    /// # Errors
+    /// When the host is dead.
+    pub fn kill_process(&self, lab: &Lab, side: Side) -> Result<()> {
+        let pid = self.pid(side)?;
+        let agent = lab.host(side).agent()?;
+        let kill = format!("kill -9 {pid}");
+        agent.exec(&["sh", "-c", &kill], STATUS_LIMIT)?.success()?;
+        self.wait_ended(lab, side)
+    }
+
+    /// Waits until a side's process has ended, however it did.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_ended(&self, lab: &Lab, side: Side) -> Result<()> {
+        let limit = 2 * STATUS_LIMIT;
+        let end = || self.ended(lab, side);
+        let what = format!("{side}'s process to end");
+        let ended = crate::wait::until(&what, limit, INTERVAL, end);
+        ended.map(drop).with_context(|| said(lab, side))
+    }
+
     /// Number of a side's process, on its host.
     ///
     /// # Errors
@@ -370,6 +406,7 @@ fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
     if let (Side::Backup, Some(from)) = (side, &from) {
         argv.extend(["--diverge-from", from]);
     }
+    argv.extend(options.doom_of(side));
     agent.spawn(&argv, OUTPUT)
 }
 
@@ -399,9 +436,10 @@ fn said(lab: &Lab, side: Side) -> String {
     tail.map_or_else(|error| format!("{error:#}"), |done| done.text())
 }
 
-/// The same virtual machine on one host, unreplicated (`understudy run`), to compare with.
+/// The same virtual machine on one host, unreplicated (`understudy run`).
 #[derive(Debug)]
 pub struct Alone {
+    side: Side,
     pid: u32,
 }
 
@@ -411,11 +449,23 @@ impl Alone {
     /// # Errors
     /// When it cannot be started.
     pub fn start(lab: &Lab, options: &PairOptions) -> Result<Self> {
-        let agent = lab.host(Side::Primary).agent()?;
+        Self::start_on(lab, Side::Primary, options, &[])
+    }
+
+    /// Starts it on a side's host, from a snapshot that is there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn resume(lab: &Lab, side: Side, options: &PairOptions, file: &str) -> Result<Self> {
+        Self::start_on(lab, side, options, &["--from", file])
+    }
+
+    fn start_on(lab: &Lab, side: Side, options: &PairOptions, more: &[&str]) -> Result<Self> {
+        let agent = lab.host(side).agent()?;
         agent.put(CONFIG, 0o644, options.config().as_bytes())?;
-        Ok(Self {
-            pid: agent.spawn(&[UNDERSTUDY, "run", "--config", CONFIG], OUTPUT)?,
-        })
+        let argv = [&[UNDERSTUDY, "run", "--config", CONFIG], more].concat();
+        let pid = agent.spawn(&argv, OUTPUT)?;
+        Ok(Self { side, pid })
     }
 
     /// Waits until the guest has powered itself off.
@@ -423,13 +473,13 @@ impl Alone {
     /// # Errors
     /// When it does not within `limit`, or ends otherwise; with what it said.
     pub fn wait_ended(&self, lab: &Lab, limit: Duration) -> Result<()> {
-        let agent = lab.host(Side::Primary).agent()?;
+        let agent = lab.host(self.side).agent()?;
         let code = crate::wait::until("the guest to end", limit, INTERVAL, || agent.poll(self.pid))
-            .with_context(|| said(lab, Side::Primary))?;
+            .with_context(|| said(lab, self.side))?;
         if code != 0 {
             bail!(
                 "`understudy run` ended with {code}:\n{}",
-                said(lab, Side::Primary)
+                said(lab, self.side)
             );
         }
         Ok(())

@@ -163,6 +163,7 @@ impl Host {
             flow,
             retry: RetryConfig::default(),
             gate_bytes_max: plan.gate_bytes_max,
+            generation: 0,
         });
         Self {
             id,

@@ -356,7 +356,7 @@ impl Executor for ToyCpu {
         Ok(Vec::new())
     }
 
-    fn save(&mut self) -> Result<Vec<Vec<u8>>, Infallible> {
+    fn save(&mut self, _attempt: u64) -> Result<Vec<Vec<u8>>, Infallible> {
         Ok(self
             .encode()
             .chunks(PART_BYTES)
@@ -494,7 +494,7 @@ mod tests {
             let time = GuestTime::from_micros(sequence * 3_000);
             cpu.apply(time, Input::Packet { device: 0, bytes })
                 .expect("infallible");
-            let parts = cpu.save().expect("infallible").concat();
+            let parts = cpu.save(1).expect("infallible").concat();
             let mut copy = ToyCpu::decode(&parts).expect("complete");
             assert!(ToyCpu::decode(&parts[..parts.len() - 8]).is_none());
             cpu.run(None).expect("infallible");

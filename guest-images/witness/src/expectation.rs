@@ -143,6 +143,18 @@ impl Expectation {
         }
     }
 
+    /// A client that comes back after requests with these payloads, all of them answered.
+    #[must_use]
+    pub fn after(client: u64, payloads: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        let mut expectation = Self::new(client);
+        for payload in payloads {
+            let sequence = expectation.acknowledged + 1;
+            let hash = after_request(expectation.acknowledged_hash, sequence, &payload);
+            (expectation.acknowledged, expectation.acknowledged_hash) = (sequence, hash);
+        }
+        expectation
+    }
+
     /// Requests acknowledged so far.
     #[must_use]
     pub const fn acknowledged(&self) -> u64 {

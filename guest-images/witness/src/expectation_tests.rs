@@ -31,6 +31,32 @@ fn a_faithful_service_satisfies_it() {
 }
 
 #[test]
+fn a_client_that_comes_back_knows_its_own_history() {
+    let (mut service, mut before) = (Service::default(), Expectation::new(1));
+    for round in 0..9u8 {
+        let request = ask(&mut before, &[round]);
+        before.check(&service.handle(&request)).expect("faithful");
+    }
+    let history = |last: u8| (0..last).map(|round| vec![round]);
+    let report = service.handle(&before.report_request());
+    let mut again = Expectation::after(1, history(7));
+    for round in 7..12 {
+        ask(&mut again, &[round]);
+    }
+    let rest = again.resume(&report).expect("it is the same history");
+    assert_eq!((rest.len(), again.acknowledged()), (3, 9));
+    for request in rest {
+        again.check(&service.handle(&request)).expect("faithful");
+    }
+    let report = service.handle(&again.report_request());
+    let mut other = Expectation::after(1, (0..12).map(|round| vec![round / 2]));
+    assert!(matches!(
+        other.resume(&report),
+        Err(Fault::WrongHash { .. })
+    ));
+}
+
+#[test]
 fn a_rolled_back_service_is_found() {
     let (mut service, mut expectation) = (Service::default(), Expectation::new(1));
     let old = service.clone();

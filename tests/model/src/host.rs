@@ -143,6 +143,7 @@ impl Host {
                 pause_ns_max: UNIT_NS,
             },
             gate_bytes_max: 1 << 20,
+            generation: 0,
         });
         Self {
             life,

@@ -20,7 +20,9 @@ use vmm::confine::{ConfineError, Confinement};
 use vmm::doctor;
 use vmm::replication::node::{HaltReason, NodeStatus};
 use vmm::runtime::control_socket::{ControlError, ControlSocket, Wish};
-use vmm::runtime::{self, GuestError, Lives, NodeEnd, RunOptions, RuntimeError};
+use vmm::runtime::{
+    self, GuestError, Lives, Moment, NodeEnd, RunOptions, RuntimeError, SnapshotStatus,
+};
 use vmm::snapshot::file::SnapshotError;
 
 /// Longest part of the host's name that goes into the holder's name.
@@ -35,12 +37,19 @@ Examples:
     $ understudy run --config guest.toml
     $ understudy status --config guest.toml
     $ understudy replay --config guest.toml
+    $ understudy run --config guest.toml --from monday.snapshot
 
 SIGTERM or SIGINT stops the guest at once, like pulling its plug. Ends with status 0 when the guest
 powered itself off or was stopped, 1 when it crashed.")]
 pub(super) struct RunArguments {
     #[command(flatten)]
     config: ConfigArgument,
+    /// Go on from this snapshot (`understudy snapshot`, `understudy replay --save`) instead of power-on.
+    ///
+    /// The guest's clock goes on from where it was. Nothing may run that guest any more: there would be two
+    /// with one address.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     confine: ConfineArguments,
 }
@@ -72,6 +81,8 @@ pub(super) struct PrimaryArguments {
     after_generation: u64,
     #[command(flatten)]
     afterwards: Afterwards,
+    #[command(flatten)]
+    doom: DoomArgument,
 }
 
 /// Follow a primary, and go live when it is lost.
@@ -97,6 +108,8 @@ pub(super) struct BackupArguments {
     /// Sabotage for drills: from this record on a bit of a packet differs, once
     #[arg(long, hide = true, value_name = "RECORD")]
     diverge_from: Option<u64>,
+    #[command(flatten)]
+    doom: DoomArgument,
 }
 
 /// Stand by for a guest that has lost its backup.
@@ -120,6 +133,16 @@ pub(super) struct StandbyArguments {
     listen: SocketAddr,
     #[command(flatten)]
     confine: ConfineArguments,
+    #[command(flatten)]
+    doom: DoomArgument,
+}
+
+/// Sabotage for drills.
+#[derive(Debug, Args)]
+struct DoomArgument {
+    /// Die at this moment of a transfer: `round:2`, `state`, `held:5`, `piece:3`, `whole`, `records:1`
+    #[arg(long, hide = true, value_name = "MOMENT")]
+    die_at: Option<Moment>,
 }
 
 /// What to do when the guest is over here.
@@ -189,16 +212,19 @@ pub(super) struct ConfigArgument {
 pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
     let confinement = arguments.confine.begin()?;
+    let from = arguments.from.clone();
     in_runtime(side(&config, "run", confinement, |options| {
-        runtime::run(&config, options)
+        runtime::run(&config, RunOptions { from, ..options })
     }))
 }
 
 pub(super) fn primary(arguments: &PrimaryArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
     let (after, standby) = (arguments.after_generation, arguments.afterwards.standby);
+    let die_at = arguments.doom.die_at;
     let confinement = arguments.confine.begin()?;
     in_runtime(side(&config, "primary", confinement, |options| {
+        let options = RunOptions { die_at, ..options };
         runtime::primary(&config, options, after, standby)
     }))
 }
@@ -206,11 +232,12 @@ pub(super) fn primary(arguments: &PrimaryArguments) -> Result<(), Failure> {
 pub(super) fn backup(arguments: &BackupArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
     let standby = arguments.afterwards.standby;
-    let diverge_from = arguments.diverge_from;
+    let (diverge_from, die_at) = (arguments.diverge_from, arguments.doom.die_at);
     let confinement = arguments.confine.begin()?;
     in_runtime(side(&config, "backup", confinement, |options| {
         let options = RunOptions {
             diverge_from,
+            die_at,
             ..options
         };
         runtime::backup(&config, options, standby)
@@ -219,9 +246,10 @@ pub(super) fn backup(arguments: &BackupArguments) -> Result<(), Failure> {
 
 pub(super) fn standby(arguments: &StandbyArguments) -> Result<(), Failure> {
     let config = config::load(&arguments.config.config)?;
-    let address = arguments.listen;
+    let (address, die_at) = (arguments.listen, arguments.doom.die_at);
     let confinement = arguments.confine.begin()?;
     in_runtime(side(&config, "standby", confinement, |options| {
+        let options = RunOptions { die_at, ..options };
         runtime::standby(&config, options, address)
     }))
 }
@@ -246,6 +274,7 @@ where
     let (publish, status) = watch::channel(None);
     let (stop, wishes) = mpsc::channel(1);
     let (lives, earlier) = watch::channel(Lives::default());
+    let (snapshots, last_snapshot) = watch::channel(None);
     let (clocks, landing) = clocks_of(config.clock)?;
     let margin = landing.margin;
     let options = RunOptions {
@@ -255,7 +284,10 @@ where
         status: publish,
         confinement,
         diverge_from: None,
+        die_at: None,
         lives,
+        snapshots,
+        from: None,
         wishes: Arc::new(Mutex::new(wishes)),
     };
     let socket = ControlSocket::bind(&config.control_socket).await?;
@@ -267,7 +299,10 @@ where
         protection: config.protection.name(),
         confinement,
     };
-    let serving = socket.serve(move || document(&about, &status, &earlier), stop.clone());
+    let serving = socket.serve(
+        move || document(&about, &status, &earlier, &last_snapshot),
+        stop.clone(),
+    );
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let signals = async {
@@ -309,6 +344,7 @@ fn document(
     about: &About,
     status: &watch::Receiver<Option<NodeStatus>>,
     lives: &watch::Receiver<Lives>,
+    snapshot: &watch::Receiver<Option<SnapshotStatus>>,
 ) -> serde_json::Value {
     let status = status.borrow();
     let node = status.as_ref();
@@ -322,6 +358,7 @@ fn document(
         "protection": about.protection,
         "confinement": about.confinement.name(),
         "lives": *lives.borrow(),
+        "snapshot": *snapshot.borrow(),
         "node": node,
     })
 }
@@ -436,7 +473,7 @@ fn snapshot_failure(error: RuntimeError) -> Failure {
         ),
         RuntimeError::Snapshot { .. } => (
             Exit::Damaged,
-            "make another with `understudy replay --save`; the log is whole without it",
+            "make another with `understudy snapshot` or `understudy replay --save`",
         ),
         _ => (
             Exit::Failed,
@@ -466,6 +503,11 @@ impl From<RuntimeError> for Failure {
             error @ RuntimeError::Guest(GuestError::OtherGuest { .. }) => {
                 Self::new(Exit::Refused, error).remedy("use the files that the log was made with")
             }
+            error @ RuntimeError::SnapshotClock { .. } => Self::new(Exit::Refused, error).remedy(
+                "set [clock] kind to that clock; for `branches` on a host whose counter `understudy doctor` proves",
+            ),
+            error @ RuntimeError::NoStart(_) => Self::new(Exit::Failed, error)
+                .remedy("give the snapshot that the log goes on from, with --from"),
             error @ (RuntimeError::Snapshot { .. } | RuntimeError::NothingSettled) => {
                 snapshot_failure(error)
             }

@@ -12,6 +12,7 @@ mod fence_helper;
 mod guest;
 mod log;
 mod replay;
+mod snapshot;
 mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -54,6 +55,7 @@ enum Command {
     Status(status::StatusArguments),
     Stop(status::StopArguments),
     Handover(status::HandoverArguments),
+    Snapshot(snapshot::Arguments),
     Replay(replay::Arguments),
     Arbiter(arbiter::Arguments),
     #[command(subcommand)]
@@ -79,6 +81,7 @@ impl Cli {
             Command::Status(arguments) => status::status(&arguments),
             Command::Stop(arguments) => status::stop(&arguments),
             Command::Handover(arguments) => status::handover(&arguments),
+            Command::Snapshot(arguments) => snapshot::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Arbiter(arguments) => arbiter::run(arguments),
             Command::Cert(command) => cert::run(&command),

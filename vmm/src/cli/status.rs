@@ -64,7 +64,7 @@ pub(super) struct HandoverArguments {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Target {
+pub(super) struct Target {
     /// The virtual machine's file, for its [control] socket.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -74,7 +74,7 @@ struct Target {
 }
 
 impl Target {
-    fn path(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         match (&self.socket, &self.config) {
             (Some(socket), _) => Ok(socket.clone()),
             (None, Some(file)) => Ok(config::load(file)?.control_socket),
@@ -87,7 +87,7 @@ impl Target {
 }
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
-    let document = ask(&arguments.target.path()?, Request::Status {})?
+    let document = ask(&arguments.target.path()?, &Request::Status {})?
         .status
         .unwrap_or_default();
     let text = if arguments.json {
@@ -99,27 +99,27 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
 }
 
 pub(super) fn stop(arguments: &StopArguments) -> Result<(), Failure> {
-    ask(&arguments.target.path()?, Request::Stop {}).map(|_| ())
+    ask(&arguments.target.path()?, &Request::Stop {}).map(|_| ())
 }
 
 pub(super) fn handover(arguments: &HandoverArguments) -> Result<(), Failure> {
     let path = arguments.target.path()?;
-    let document = ask(&path, Request::Status {})?.status.unwrap_or_default();
+    let document = ask(&path, &Request::Status {})?.status.unwrap_or_default();
     let role = document["node"]["role"].as_str().unwrap_or("starting");
     if role != "protected" {
         let error = anyhow::anyhow!("this side is {role}: only a primary with a backup hands over");
         let remedy = "`understudy status` on both hosts shows who has the guest";
         return Err(Failure::new(Exit::Failed, error).remedy(remedy));
     }
-    ask(&path, Request::Handover {}).map(|_| ())
+    ask(&path, &Request::Handover {}).map(|_| ())
 }
 
-fn ask(path: &Path, request: Request) -> Result<Answer, Failure> {
+pub(super) fn ask(path: &Path, request: &Request) -> Result<Answer, Failure> {
     let talk = || -> io::Result<Answer> {
         let mut stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut line = serde_json::to_vec(&request)?;
+        let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         stream.write_all(&line)?;
         let mut answer = String::new();
@@ -166,6 +166,9 @@ fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
         })?;
         facts.extend(facts_of(&node));
     }
+    if let Some(line) = snapshot_line(&document["snapshot"]) {
+        facts.push(("snapshot", line));
+    }
     let lives = &document["lives"];
     if lives["over"].as_u64().is_some_and(|over| over > 0) {
         let count = |key: &str| lives[key].as_u64().unwrap_or(0);
@@ -180,6 +183,16 @@ fn text_of(document: &serde_json::Value) -> Result<String, Failure> {
         let _ = writeln!(text, "{name:<14} {value}");
     }
     Ok(text)
+}
+
+/// The last snapshot that was asked for.
+fn snapshot_line(snapshot: &serde_json::Value) -> Option<String> {
+    let phase = snapshot["phase"].as_str()?;
+    let path = snapshot["path"].as_str().unwrap_or("?");
+    Some(match snapshot["failure"]["message"].as_str() {
+        Some(why) => format!("{path}: {phase}: {why}"),
+        None => format!("{path}: {phase}, {} bytes", snapshot["bytes"]),
+    })
 }
 
 fn clock_line(clock: &str, document: &serde_json::Value) -> String {

@@ -1,8 +1,9 @@
 //! Which pages of guest memory were written: KVM's dirty log and user space's own notes, as one.
 //!
-//! Two may want to know at the same time, each since another moment: a transfer, and the recorder of
-//! the exit clock. KVM has one log, so whatever is read from it is added to what each of them has not
-//! taken yet.
+//! Several may want to know at the same time, each since another moment: a transfer, a snapshot, and the
+//! recorder of the exit clock. KVM has one log, so whatever is read from it is added to what each of them
+//! has not taken yet. An attempt that is over and one that has just begun are two: what the first still
+//! takes or ends changes nothing for the second.
 //!
 //! Tracking costs the guest one fault for the first write to each page after each reading; while
 //! nobody watches it costs nothing. A reading clears what it returns, so a page that is written while
@@ -23,34 +24,47 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 /// Who wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
-    /// A state transfer, round by round.
-    Transfer,
+    /// An attempt to give the state away, round by round; by its number.
+    Attempt(u64),
     /// The recorder, for the next State record.
     Recorder,
 }
 
-/// What each reader has not taken; none while it does not watch.
+/// What each reader that watches has not taken.
 #[derive(Debug, Default)]
-struct Pending([Option<PageSet>; 2]);
+struct Pending(Vec<(Reader, PageSet)>);
 
 impl Pending {
-    fn of(&mut self, reader: Reader) -> &mut Option<PageSet> {
-        &mut self.0[reader as usize]
+    fn of(&mut self, reader: Reader) -> Option<&mut PageSet> {
+        let mut watching = self.0.iter_mut();
+        let (_, pages) = watching.find(|(who, _)| *who == reader)?;
+        Some(pages)
     }
 
     fn is_watched(&self) -> bool {
-        self.0.iter().any(Option::is_some)
+        !self.0.is_empty()
+    }
+
+    fn begin(&mut self, reader: Reader) {
+        self.end(reader);
+        self.0.push((reader, PageSet::default()));
+    }
+
+    /// Whether it watched.
+    fn end(&mut self, reader: Reader) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(who, _)| *who != reader);
+        self.0.len() < before
     }
 
     /// What was written since the last reading, for everybody who watches.
     fn add(&mut self, pages: &PageSet) {
-        self.0.iter_mut().flatten().for_each(|p| p.union(pages));
+        self.0.iter_mut().for_each(|(_, p)| p.union(pages));
     }
 
     /// What `reader` has not taken yet; it goes on watching.
     fn take(&mut self, reader: Reader) -> PageSet {
-        let pages = self.of(reader).as_mut().map(std::mem::take);
-        pages.unwrap_or_default()
+        self.of(reader).map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -89,7 +103,7 @@ impl DirtyLog {
             guest_memory::log_writes(&self.vm, &self.memory, true)?;
         }
         pending.add(&self.read()?);
-        *pending.of(reader) = Some(PageSet::default());
+        pending.begin(reader);
         Ok(())
     }
 
@@ -99,7 +113,7 @@ impl DirtyLog {
     /// When KVM refuses.
     pub fn stop(&self, reader: Reader) -> Result<(), KvmError> {
         let mut pending = self.lock();
-        if pending.of(reader).take().is_some() && !pending.is_watched() {
+        if pending.end(reader) && !pending.is_watched() {
             guest_memory::log_writes(&self.vm, &self.memory, false)?;
         }
         Ok(())
@@ -142,18 +156,34 @@ mod tests {
     fn each_reader_is_told_everything_since_its_own_last_time() {
         let mut pending = Pending::default();
         let pages = |bits: u64| PageSet::from_words(vec![bits]);
-        *pending.of(Reader::Recorder) = Some(PageSet::default());
+        let transfer = Reader::Attempt(1);
+        pending.begin(Reader::Recorder);
         pending.add(&pages(0b0001));
-        *pending.of(Reader::Transfer) = Some(PageSet::default());
+        pending.begin(transfer);
         pending.add(&pages(0b0010));
-        assert_eq!(pending.take(Reader::Transfer), pages(0b0010));
+        assert_eq!(pending.take(transfer), pages(0b0010));
         pending.add(&pages(0b0100));
         assert_eq!(pending.take(Reader::Recorder), pages(0b0111));
         assert_eq!(pending.take(Reader::Recorder), PageSet::default());
-        assert_eq!(pending.take(Reader::Transfer), pages(0b0100));
-        *pending.of(Reader::Transfer) = None;
+        assert_eq!(pending.take(transfer), pages(0b0100));
+        pending.end(transfer);
         pending.add(&pages(0b1000));
-        assert_eq!(pending.take(Reader::Transfer), PageSet::default());
+        assert_eq!(pending.take(transfer), PageSet::default());
+        assert!(pending.is_watched());
+    }
+
+    /// Its thread may notice late that it was given up.
+    #[test]
+    fn an_attempt_that_is_over_takes_nothing_from_the_next() {
+        let mut pending = Pending::default();
+        let pages = |bits: u64| PageSet::from_words(vec![bits]);
+        let [first, second] = [1, 2].map(Reader::Attempt);
+        pending.begin(first);
+        pending.begin(second);
+        pending.add(&pages(0b0110));
+        assert_eq!(pending.take(first), pages(0b0110));
+        assert!(pending.end(first) && !pending.end(first));
+        assert_eq!(pending.take(second), pages(0b0110));
         assert!(pending.is_watched());
     }
 }

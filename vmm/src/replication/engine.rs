@@ -29,6 +29,9 @@ use logging_channel::execution_point::ExecutionPoint;
 use logging_channel::host_time::HostTime;
 use logging_channel::record::{ClockKind, Control, EndReason, LogIndex, Record, RecordBody, Start};
 
+/// Attempts to put the state into a file are counted from here, where no node's own count comes to.
+pub const FILE_ATTEMPTS: u64 = 1 << 63;
+
 /// Supplies random bytes for the guest; called only while recording.
 pub type EntropySource = Box<dyn FnMut(usize) -> Vec<u8> + Send>;
 
@@ -86,7 +89,7 @@ pub enum Offer {
     },
     /// Say the guest's state at the next point, and from which record on the log has the rest.
     Snapshot {
-        /// Which of the node's attempts to get a backup it is for.
+        /// What it is for: one of the node's attempts to get a backup, or, from [`FILE_ATTEMPTS`] on, a file.
         attempt: u64,
     },
     /// A piece of the state from which this copy begins; before any record. Taken by whoever builds
@@ -220,6 +223,35 @@ impl<E: Executor> Engine<E> {
             RecordBody::Start(Box::new(start)),
             &mut outbox,
         );
+        let mode = Mode::Recording(Box::new(recorder));
+        Ok(Self {
+            executor,
+            place,
+            mode,
+            outbox,
+            config,
+            entropy: None,
+        })
+    }
+
+    /// An engine that records from where a saved guest stands: record `next` begins `generation`.
+    ///
+    /// # Errors
+    /// When the executor cannot be read.
+    pub fn resuming(
+        next: LogIndex,
+        generation: u64,
+        mut executor: E,
+        config: EngineConfig,
+        entropy: EntropySource,
+        now: HostTime,
+    ) -> Result<Self, E::Error> {
+        let place = Place::begin(&mut executor)?;
+        let mut outbox = Vec::new();
+        let time = executor.guest_time();
+        let mut recorder = Recorder::new(next, now, time, config, entropy);
+        let control = RecordBody::Control(Control::Generation(generation));
+        recorder.emit(&place, time, control, &mut outbox);
         let mode = Mode::Recording(Box::new(recorder));
         Ok(Self {
             executor,

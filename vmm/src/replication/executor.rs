@@ -109,10 +109,11 @@ pub trait Executor {
 
     /// The state of a settled guest for a copy that has, or is being given, everything else: in
     /// pieces of at most [`PART_BYTES_MAX`](logging_channel::message::PART_BYTES_MAX) bytes, in order.
+    /// `attempt` is the one that the copy was given everything else in.
     ///
     /// # Errors
     /// When the host fails.
-    fn save(&mut self) -> Result<Vec<Vec<u8>>, Self::Error>;
+    fn save(&mut self, attempt: u64) -> Result<Vec<Vec<u8>>, Self::Error>;
 
     /// Notes that a copy can come to this point by itself: what was written before it need not be in
     /// the next [`Executor::name_here`]. Tracking of writes begins with the first call.

@@ -237,7 +237,7 @@ impl Recorder {
         outbox: &mut Vec<Emitted>,
     ) -> Result<(), E::Error> {
         self.settle(executor, place, outbox)?;
-        let (next, parts) = (self.next_index, executor.save()?);
+        let (next, parts) = (self.next_index, executor.save(attempt)?);
         outbox.push(Emitted::Snapshot {
             attempt,
             next,

@@ -2,7 +2,7 @@
 //!
 //! A state can be kept where the log has the guest settled, and goes into a file that is gone with this
 //! process. There are never more than [`KEPT_MAX`]: then every second one is let go, and those to come are
-//! twice as far apart. Left out: how a state is written and read (`replay_snapshot`).
+//! twice as far apart. Left out: how a state is written and read (`snapshot_file`).
 
 #![forbid(unsafe_code)]
 

@@ -5,6 +5,7 @@
 //! | `{"request":"status"}` | `{"ok":true,"status":DOCUMENT}` |
 //! | `{"request":"stop"}` | `{"ok":true}`: the wish was passed on; the process ends by itself |
 //! | `{"request":"handover"}` | `{"ok":true}`: the wish was passed on; `status` shows what comes of it |
+//! | `{"request":"snapshot","path":"..."}` | `{"ok":true,"snapshot":NUMBER}`: begun; `status` shows what comes of it |
 //! | anything else | `{"ok":false,"error":{"message":...,"remedy":...}}` |
 //!
 //! Bounded: connections, line length, time. Only the owner may connect (mode 0600). A socket file that
@@ -21,21 +22,23 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Longest request line, bytes.
-pub const REQUEST_BYTES_MAX: usize = 1_024;
+pub const REQUEST_BYTES_MAX: usize = 8_192;
 /// Longest answer line that a client reads, bytes.
 pub const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Most connections at a time.
 const CONNECTIONS_MAX: usize = 8;
 /// A connection that is silent for this long is closed.
 const IDLE: Duration = Duration::from_secs(10);
+/// Time for whoever has the guest to answer.
+const PROMPTLY: Duration = Duration::from_secs(3);
 /// Pause after a failed accept, so that it is no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What an operator may ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// The state of this side.
@@ -44,25 +47,40 @@ pub enum Request {
     Stop {},
     /// Hand the guest over to the backup, without a kill and without a wait.
     Handover {},
+    /// Put the guest's state into a file while it runs.
+    Snapshot {
+        /// Where; absolute, for the running side may be in another directory.
+        path: PathBuf,
+    },
 }
 
 /// What an operator wants of a running side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Wish {
     /// Stop here.
     Stop,
     /// Hand the guest over to the backup.
     Handover,
+    /// Put the guest's state into a file.
+    Snapshot {
+        /// Where.
+        path: PathBuf,
+        /// Its number, or why it is not begun.
+        answer: oneshot::Sender<Result<u64, AnswerError>>,
+    },
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Whether the request was understood and carried out.
     pub ok: bool,
     /// The status, when that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<serde_json::Value>,
+    /// The number of a snapshot that was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<u64>,
     /// What was wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AnswerError>,
@@ -204,15 +222,12 @@ async fn converse(
             Ok(Request::Status {}) => Answer {
                 ok: true,
                 status: Some(status()),
-                error: None,
+                ..Answer::default()
             },
             Ok(Request::Stop {}) => pass_on(wishes, Wish::Stop),
             Ok(Request::Handover {}) => pass_on(wishes, Wish::Handover),
-            Err(error) => Answer {
-                ok: false,
-                status: None,
-                error: Some(error),
-            },
+            Ok(Request::Snapshot { path }) => begin_snapshot(wishes, path).await,
+            Err(error) => Answer::from(error),
         };
         let mut bytes = serde_json::to_vec(&answer)?;
         bytes.push(b'\n');
@@ -231,8 +246,38 @@ fn pass_on(wishes: &mpsc::Sender<Wish>, wish: Wish) -> Answer {
     let _ = wishes.try_send(wish);
     Answer {
         ok: true,
-        status: None,
-        error: None,
+        ..Answer::default()
+    }
+}
+
+impl From<AnswerError> for Answer {
+    fn from(error: AnswerError) -> Self {
+        Self {
+            error: Some(error),
+            ..Self::default()
+        }
+    }
+}
+
+/// Unlike other wishes this one is answered by whoever has the guest.
+async fn begin_snapshot(wishes: &mpsc::Sender<Wish>, path: PathBuf) -> Answer {
+    let (answer, answered) = oneshot::channel();
+    let asked = async {
+        wishes.send(Wish::Snapshot { path, answer }).await.ok()?;
+        answered.await.ok()
+    };
+    let unanswered = AnswerError {
+        message: "this side is busy with its beginning or its end".to_owned(),
+        remedy: "ask again when `understudy status` says primary or solo".to_owned(),
+    };
+    match tokio::time::timeout(PROMPTLY, asked).await {
+        Ok(Some(Ok(number))) => Answer {
+            ok: true,
+            snapshot: Some(number),
+            ..Answer::default()
+        },
+        Ok(Some(Err(error))) => error.into(),
+        Ok(None) | Err(_) => unanswered.into(),
     }
 }
 
@@ -286,9 +331,18 @@ mod tests {
         for _ in 0..2 {
             assert!(ask(&path, "{\"request\":\"stop\"}\n").await.ok);
         }
-        assert_eq!(stopped.recv().await, Some(Wish::Stop));
+        assert!(matches!(stopped.recv().await, Some(Wish::Stop)));
         assert!(ask(&path, "{\"request\":\"handover\"}\n").await.ok);
-        assert_eq!(stopped.recv().await, Some(Wish::Handover));
+        assert!(matches!(stopped.recv().await, Some(Wish::Handover)));
+        let line = "{\"request\":\"snapshot\",\"path\":\"/a b\"}\n";
+        let answering = async {
+            let Some(Wish::Snapshot { path, answer }) = stopped.recv().await else {
+                panic!("another wish");
+            };
+            answer.send(Ok(7)).map(|()| path)
+        };
+        let (told, place) = tokio::join!(ask(&path, line), answering);
+        assert_eq!((told.snapshot, place), (Some(7), Ok("/a b".into())));
 
         let second = ControlSocket::bind(&path).await;
         assert!(matches!(second, Err(ControlError::InUse { .. })));

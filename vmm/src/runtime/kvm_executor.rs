@@ -261,8 +261,8 @@ impl Executor for KvmExecutor {
         self.complete_access()
     }
 
-    fn save(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
-        self.last_parts()
+    fn save(&mut self, attempt: u64) -> Result<Vec<Vec<u8>>, KvmError> {
+        self.last_parts(attempt)
     }
 
     fn forget_writes(&mut self) -> Result<(), KvmError> {

@@ -83,12 +83,12 @@ impl KvmExecutor {
         Ok(outputs)
     }
 
-    /// The pages that a transfer under way has not sent, then everything but memory.
-    pub(super) fn last_parts(&mut self) -> Result<Vec<Vec<u8>>, KvmError> {
+    /// The pages that the attempt has not sent, then everything but memory.
+    pub(super) fn last_parts(&mut self, attempt: u64) -> Result<Vec<Vec<u8>>, KvmError> {
         let mut parts = Vec::new();
         let memory = self.machine.memory();
         if let Some(dirty) = &self.dirty {
-            let pages = dirty.take(Reader::Transfer)?;
+            let pages = dirty.take(Reader::Attempt(attempt))?;
             part::parts_of(memory, &pages, PAGES_PER_PART_MAX, |part| {
                 parts.push(part);
                 true

@@ -40,7 +40,7 @@ impl<'a> Loader<'a> {
             Some(memory) => memory,
             None => self.memory.insert(self.blueprint.empty_memory()?),
         };
-        let state = part::apply(memory, bytes).map_err(KvmError::from)?;
+        let state = part::fill(memory, bytes).map_err(KvmError::from)?;
         self.state = state.or(self.state.take());
         Ok(Emitted::Loaded {
             unloads: self.unloads,

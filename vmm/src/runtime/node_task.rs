@@ -4,12 +4,14 @@
 //! vCPU (its own thread), the peer's connection (`link_task`), a claim (a task), disk (`log_thread`),
 //! the terminal (`backend::console`). The loop itself never waits for anything but the next event.
 
-use super::control_socket::Wish;
+use super::control_socket::{AnswerError, Wish};
+use super::doom::Doom;
 use super::host_clock::HostClock;
 use super::link_task::LinkEvent;
 use super::log_thread::LogThread;
 use super::network::Network;
 use super::sabotage::Spoiler;
+use super::saving::{Saver, SavingEvent};
 use super::transfer::{Transfer, TransferEvent};
 use super::vcpu_thread::VcpuReport;
 use crate::backend::console::{Console, ConsoleEvent};
@@ -25,6 +27,7 @@ use crate::replication::role::Role;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::Message;
 use logging_channel::record::{ClockKind, EndReason, OutputDevice};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, watch};
 
@@ -81,6 +84,10 @@ pub(super) struct Ports {
     pub(super) log: Option<LogThread>,
     /// Sabotage.
     pub(super) spoiler: Spoiler,
+    /// Sabotage.
+    pub(super) doom: Doom,
+    /// Puts the guest's state into files.
+    pub(super) saver: Saver,
     /// Asks the arbiter.
     pub(super) claimant: Claimant,
     /// Starts the guest.
@@ -110,7 +117,17 @@ pub(super) struct NodeTask {
     published_at: Option<HostTime>,
     /// The state of the guest on its way to a new backup.
     transfer: Option<Transfer>,
+    /// Pauses of the processor in each mark interval, nanoseconds: for the backup's sake, and for whoever
+    /// copies pages.
+    pauses: [u64; 2],
     end: Option<NodeEnd>,
+}
+
+/// Why the processor is slowed.
+#[derive(Debug, Clone, Copy)]
+enum Slowed {
+    Behind,
+    Copied,
 }
 
 /// What woke the loop.
@@ -121,6 +138,7 @@ enum Wake {
     Frames(Vec<Vec<u8>>),
     Typed(ConsoleEvent),
     Transfer(TransferEvent),
+    Saving(SavingEvent),
     Wish(Wish),
     Timer,
 }
@@ -141,6 +159,7 @@ impl NodeTask {
             answers,
             published_at: None,
             transfer: None,
+            pauses: [0; 2],
             end: None,
         }
     }
@@ -179,6 +198,7 @@ impl NodeTask {
                 Some(typed) = self.ports.typed.recv() => Wake::Typed(typed),
                 frames = self.ports.network.receive(FRAMES_PER_TURN_MAX) => Wake::Frames(frames),
                 Some(event) = next_part(&mut self.transfer), if takes_part => Wake::Transfer(event),
+                event = self.ports.saver.next() => Wake::Saving(event),
             }} => wake,
         }
     }
@@ -191,7 +211,12 @@ impl NodeTask {
             Wake::Frames(frames) => self.frames_arrived(frames),
             Wake::Typed(ConsoleEvent::Input(bytes)) => self.typed(&bytes),
             Wake::Transfer(event) => self.transfer_event(event),
+            Wake::Saving(event) => self.saving_event(event),
             Wake::Wish(Wish::Handover) => self.handle(NodeEvent::OperatorHandover),
+            Wake::Wish(Wish::Snapshot { path, answer }) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.begin_snapshot(path));
+            }
             Wake::Typed(ConsoleEvent::Quit) | Wake::Wish(Wish::Stop) => {
                 self.handle(NodeEvent::OperatorStop)
             }
@@ -209,7 +234,8 @@ impl NodeTask {
         let attempt = transfer.attempt;
         match event {
             TransferEvent::Part(bytes) => self.handle(NodeEvent::TransferPart { attempt, bytes }),
-            TransferEvent::Throttle { pause_ns } => self.offer(Offer::Throttle { pause_ns }),
+            TransferEvent::Round { number } => self.ports.doom.round(number),
+            TransferEvent::Throttle { pause_ns } => self.slow(Slowed::Copied, pause_ns),
             TransferEvent::Ready => self.handle(NodeEvent::TransferReady { attempt }),
             TransferEvent::Failed(cause) => {
                 self.handle(NodeEvent::TransferFailed { attempt, cause });
@@ -217,7 +243,61 @@ impl NodeTask {
         }
     }
 
+    fn begin_snapshot(&mut self, path: PathBuf) -> Result<u64, AnswerError> {
+        let refused = |message: String, remedy: &str| AnswerError {
+            message,
+            remedy: remedy.to_owned(),
+        };
+        let (Some(dirty), Some(clock), true) = (
+            self.ports.dirty.get(),
+            self.node.clock(),
+            self.node.can_be_saved(),
+        ) else {
+            let title = self.node.role().title();
+            return Err(refused(
+                format!("this side is {title}: only the side that runs the guest can save it"),
+                "ask on the host where `understudy status` says primary or solo",
+            ));
+        };
+        if self.transfer.is_some() {
+            return Err(refused(
+                "a new backup is being given the guest's state".to_owned(),
+                "ask again when `understudy status` shows no transfer",
+            ));
+        }
+        self.ports.saver.begin(path, clock, Arc::clone(dirty))
+    }
+
+    fn saving_event(&mut self, event: SavingEvent) {
+        match event {
+            SavingEvent::Throttle { pause_ns } => self.slow(Slowed::Copied, pause_ns),
+            SavingEvent::Ready { attempt } => self.engine(Offer::Snapshot { attempt }),
+            SavingEvent::Ended(result) => {
+                self.ports.saver.ended(result);
+                self.slow(Slowed::Copied, 0);
+            }
+        }
+    }
+
+    /// Two may want the guest slower; the one that wants more has its way.
+    fn slow(&mut self, why: Slowed, pause_ns: u64) {
+        let before = self.pauses.into_iter().max();
+        self.pauses[why as usize] = pause_ns;
+        let [behind, copied] = self.pauses;
+        let pause_ns = behind.max(copied);
+        if before != Some(pause_ns) {
+            self.offer(Offer::Throttle { pause_ns });
+        }
+    }
+
     fn begin_transfer(&mut self, attempt: u64) {
+        if self
+            .ports
+            .saver
+            .give_up("a new backup is given the guest's state")
+        {
+            self.slow(Slowed::Copied, 0);
+        }
         let started = match self.ports.dirty.get() {
             Some(dirty) => Transfer::start(attempt, Arc::clone(dirty)),
             None => Err(std::io::Error::other("the guest is not there yet")),
@@ -228,13 +308,15 @@ impl NodeTask {
 
     fn end_transfer(&mut self) {
         if self.transfer.take().is_some() {
-            self.offer(Offer::Throttle { pause_ns: 0 });
+            self.slow(Slowed::Copied, 0);
         }
     }
 
     fn vcpu_reported(&mut self, report: Option<VcpuReport>) {
         match report {
-            Some(VcpuReport::Emitted(items)) => {
+            Some(VcpuReport::Emitted(mut items)) => {
+                self.ports.saver.take_state(&mut items);
+                self.ports.doom.emitted(&items);
                 self.note_emitted(&items);
                 self.handle(NodeEvent::Emitted(items));
             }
@@ -361,6 +443,8 @@ impl NodeTask {
         if let Some(log) = &mut self.ports.log {
             log.note(entries);
         }
+        self.ports.saver.look(&self.node);
+        self.ports.doom.look(&self.node);
         let alone = self.node.role() == Role::Solo;
         if alone && !self.alone {
             self.reconnect();
@@ -396,7 +480,10 @@ impl NodeTask {
             NodeCommand::Halted { reason } => self.end = Some(NodeEnd::Halted(reason)),
             NodeCommand::Ended(reason) => self.end = Some(NodeEnd::Ended(reason)),
             NodeCommand::WakeAt(at) => self.wake_at = Some(at),
-            NodeCommand::Note(note) => log_note(&note),
+            NodeCommand::Note(note) => {
+                self.ports.doom.noted(&note);
+                log_note(&note);
+            }
         }
     }
 
@@ -408,12 +495,13 @@ impl NodeTask {
     }
 
     fn engine(&mut self, mut offer: Offer) {
+        if let Offer::Throttle { pause_ns } = offer {
+            return self.slow(Slowed::Behind, pause_ns);
+        }
         self.ports.spoiler.pass(&mut offer);
+        self.ports.doom.offered(&offer);
         // Records are looked at when the engine comes to a stop by itself; anything else is urgent.
-        let urgent = !matches!(
-            offer,
-            Offer::Records(_) | Offer::Input(_) | Offer::Throttle { .. } | Offer::Load(_)
-        );
+        let urgent = !matches!(offer, Offer::Records(_) | Offer::Input(_) | Offer::Load(_));
         self.offer(offer);
         if urgent {
             self.kick();
@@ -451,6 +539,7 @@ impl NodeTask {
             log.note(self.observer.finish(self.ports.clock.now()));
             log.close();
         }
+        self.ports.saver.close().await;
         drop(self.ports.console);
     }
 }

@@ -8,8 +8,8 @@ use super::checkpoints::Checkpoints;
 use super::guest::Blueprint;
 use super::host_clock::HostClock;
 use super::kvm_executor::KvmExecutor;
-use super::replay_snapshot;
 use super::session::RuntimeError;
+use super::snapshot_file;
 use crate::clock::landing::LandingMethod;
 use crate::config::Config;
 use crate::kvm::KvmError;
@@ -271,7 +271,9 @@ impl Replay {
         blueprint: Blueprint,
         path: &Path,
     ) -> Result<Self, RuntimeError> {
-        let (about, guest) = replay_snapshot::open(path, &blueprint)?;
+        let loaded = snapshot_file::load(path, &blueprint)?;
+        let about = loaded.about.clone();
+        let guest = loaded.build(&blueprint)?;
         let next = LogIndex(about.next);
         let mut log = LogReader::open_at(options.directory, next)?;
         let mut beyond = log.next_record()?;
@@ -359,7 +361,7 @@ impl Replay {
             let here = replay.engine.point().exits;
             if let Some(file) = checkpoints.wanted(here) {
                 let about = replay.about(next);
-                replay_snapshot::save(&file, &about, replay.engine.executor())?;
+                snapshot_file::save(&file, &about, replay.engine.executor())?;
                 checkpoints.add(here, file);
             }
             Ok(())
@@ -375,9 +377,10 @@ impl Replay {
         let about = self.about(next);
         let guest = self.engine.executor();
         let here = Path::new("in memory");
-        let bytes = replay_snapshot::write(Vec::new(), &about, guest, here)?;
-        let (about, guest) = replay_snapshot::read(bytes.as_slice(), &self.blueprint, here)?;
-        self.engine = engine(LogIndex(about.next), guest.executor)?;
+        let bytes = snapshot_file::write(Vec::new(), &about, guest, here)?;
+        let loaded = snapshot_file::read(bytes.as_slice(), &self.blueprint, here)?;
+        let guest = loaded.build(&self.blueprint)?;
+        self.engine = engine(next, guest.executor)?;
         self.vm = guest.vm;
         self.snapshots += 1;
         Ok(())
@@ -397,7 +400,7 @@ impl Replay {
             };
             if !self.engine.has_unlogged_output() {
                 let about = self.about(next);
-                return replay_snapshot::save(path, &about, self.engine.executor());
+                return snapshot_file::save(path, &about, self.engine.executor());
             }
         }
     }

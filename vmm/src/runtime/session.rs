@@ -3,6 +3,7 @@
 use super::arbiter_claim::claimant;
 use super::connecting::{Beginning, Connecting};
 use super::control_socket::Wish;
+use super::doom::{Doom, Moment};
 use super::evidence::EvidencePlace;
 use super::fence::Fencer;
 use super::guest::{Blueprint, GuestError};
@@ -12,8 +13,10 @@ use super::log_thread::LogThread;
 use super::network::Network;
 use super::node_task::{NodeEnd, NodeTask, Ports, StartGuest};
 use super::sabotage::Spoiler;
+use super::saving::{Saver, SnapshotBoard};
 use super::secure::arbiter_dial;
-use super::vcpu_start::{VcpuStart, spawn};
+use super::snapshot_file::{self, Loaded};
+use super::vcpu_start::{Task, VcpuStart, spawn};
 use super::vcpu_thread::OUTBOX_BATCHES_MAX;
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
 use crate::backend::tap::{Tap, TapError};
@@ -32,6 +35,7 @@ use arbiter::register::{Holder, Invalid};
 use logging_channel::clock_agreement::ClockOffer;
 use logging_channel::journal::entry::{Begun, text};
 use logging_channel::journal::{Entry, JournalWriter, What};
+use logging_channel::record::ClockKind;
 use logging_channel::segment::SegmentError;
 use logging_channel::segment::recovery::TailPolicy;
 use logging_channel::segment::writer::{SegmentWriter, SyncPolicy};
@@ -108,6 +112,16 @@ pub enum RuntimeError {
         /// What is wrong.
         source: SnapshotError,
     },
+    /// A snapshot of a guest on a clock that this host may not or cannot use.
+    #[error("{path} was saved on the clock {theirs}, and this host is set to {ours}", theirs = theirs.name())]
+    SnapshotClock {
+        /// The file.
+        path: String,
+        /// Its guest's clock.
+        theirs: ClockKind,
+        /// This host's.
+        ours: ClockOffer,
+    },
     /// No place that can be saved.
     #[error("the log has no place there that can be saved")]
     NothingSettled,
@@ -139,8 +153,14 @@ pub struct RunOptions {
     pub confinement: Confinement,
     /// Sabotage for drills: from this record on a packet of the first life is spoiled, once.
     pub diverge_from: Option<u64>,
+    /// Sabotage for drills: die at this moment of a transfer.
+    pub die_at: Option<Moment>,
     /// What became of earlier lives of this process.
     pub lives: watch::Sender<Lives>,
+    /// Where the last snapshot is shown.
+    pub snapshots: SnapshotBoard,
+    /// Go on from this snapshot instead of power-on.
+    pub from: Option<PathBuf>,
     /// What an operator wants.
     pub wishes: Arc<tokio::sync::Mutex<mpsc::Receiver<Wish>>>,
 }
@@ -205,7 +225,9 @@ pub(super) async fn live(
     let claimant = claims(config, options, &holder, beginning).await?;
     let clock = HostClock::start();
     let blueprint = Arc::new(Blueprint::read(config, options.landing)?);
-    let node = Node::new(node_config(config, options, &holder, part, &blueprint));
+    let loaded = load(options, &blueprint)?;
+    let node_config = node_config(config, options, &holder, part, &blueprint);
+    let node = Node::new(resumed(node_config, loaded.as_deref()));
     let (typed_sender, typed) = mpsc::unbounded_channel();
     let (offers, offered) = std::sync::mpsc::channel();
     let (reports, vcpu) = mpsc::channel(OUTBOX_BATCHES_MAX);
@@ -224,7 +246,7 @@ pub(super) async fn live(
     };
     let mut vcpu_start = Some(vcpu_start);
     if part == Part::Backup {
-        spawn(vcpu_start.take(), None)?;
+        spawn(vcpu_start.take(), Task::Replay)?;
     }
     confine_process(options.confinement)?;
     let directory = log_directory(config, beginning);
@@ -243,8 +265,10 @@ pub(super) async fn live(
         typed,
         log,
         spoiler: Spoiler::new(options.diverge_from.filter(|_| life == 0)),
+        doom: Doom::new(options.die_at),
+        saver: Saver::new(blueprint.identity().clone(), options.snapshots.clone()),
         claimant,
-        start_guest: start_guest(vcpu_start, process),
+        start_guest: start_guest(vcpu_start, loaded, process),
         status: options.status.clone(),
         wishes: Arc::clone(&options.wishes),
     };
@@ -257,10 +281,48 @@ pub(super) async fn live(
     Ok(end)
 }
 
+/// The snapshot to go on from, if this host can.
+fn load(options: &RunOptions, blueprint: &Blueprint) -> Result<Option<Box<Loaded>>, RuntimeError> {
+    let Some(path) = &options.from else {
+        return Ok(None);
+    };
+    let loaded = snapshot_file::load(path, blueprint)?;
+    let clock = loaded.about.clock;
+    if logging_channel::clock_agreement::agree(&ClockOffer::Only(clock), &options.clocks).is_none()
+    {
+        return Err(RuntimeError::SnapshotClock {
+            path: path.display().to_string(),
+            theirs: clock,
+            ours: options.clocks.clone(),
+        });
+    }
+    Ok(Some(Box::new(loaded)))
+}
+
+/// With the generation and the clock that a saved guest has.
+fn resumed(config: NodeConfig, loaded: Option<&Loaded>) -> NodeConfig {
+    match loaded {
+        None => config,
+        Some(loaded) => NodeConfig {
+            generation: loaded.about.generation,
+            clocks: ClockOffer::Only(loaded.about.clock),
+            ..config
+        },
+    }
+}
+
 /// Starts the vCPU's thread of a primary, when the pair has agreed on a clock.
-fn start_guest(mut vcpu_start: Option<VcpuStart>, process: Process) -> StartGuest {
+fn start_guest(
+    mut vcpu_start: Option<VcpuStart>,
+    mut loaded: Option<Box<Loaded>>,
+    process: Process,
+) -> StartGuest {
     Box::new(move |generation, clock| {
-        if let Err(error) = spawn(vcpu_start.take(), Some((generation, clock))) {
+        let task = match loaded.take() {
+            Some(loaded) => Task::Resume(loaded),
+            None => Task::Record(generation, clock),
+        };
+        if let Err(error) = spawn(vcpu_start.take(), task) {
             tracing::error!(%error, "the vCPU thread could not be started");
         }
         if !process.lives_on {
@@ -308,6 +370,7 @@ fn node_config(
         flow: channel.as_ref().map_or_else(Default::default, |c| c.flow),
         retry: RetryConfig::default(),
         gate_bytes_max: GATE_BYTES_MAX,
+        generation: 0,
     }
 }
 

@@ -1,11 +1,11 @@
-//! Reads a running guest's state for a new backup, on a thread of its own.
+//! Reads a running guest's state, for a new backup or a file, on a thread of its own.
 //!
 //! The thread copies pages while the guest writes them; dirty tracking has it copy again what was
-//! written. It is held back by its queue, which the node empties only while the window to the new
-//! backup has room. When little is left it says so, and the vCPU's thread does the rest at the next
+//! written. It is held back by whoever takes the parts: for a backup by its queue, which the node empties
+//! only while the window to the new backup has room. When little is left it says so, and the vCPU's thread does the rest at the next
 //! point (`Executor::save`). Tracking ends with the thread, however the attempt ends.
 //!
-//! Left out: when to stop (`replication::precopy`), what a part is (`snapshot::part`).
+//! Left out: when to stop (`replication::precopy`), what a part is (`snapshot::part`), files (`saving`).
 
 use crate::kvm::KvmError;
 use crate::kvm::dirty::{DirtyLog, Reader};
@@ -22,6 +22,11 @@ const PARTS_MAX: usize = 8;
 /// What the thread says.
 #[derive(Debug)]
 pub(super) enum TransferEvent {
+    /// A round begins.
+    Round {
+        /// Counted from 1.
+        number: u32,
+    },
     /// A piece of the state.
     Part(Vec<u8>),
     /// The guest is to be slowed, or not any more.
@@ -53,19 +58,13 @@ impl Transfer {
         std::thread::Builder::new()
             .name("transfer".to_owned())
             .spawn(move || {
-                let failure = match copy(&dirty, &sender) {
-                    Ok(()) => None,
-                    Err(Ended::Failed(cause)) => Some(cause),
-                    Err(Ended::Dropped) => None,
-                };
-                if let Some(cause) = failure {
+                let mut say = |event| sender.blocking_send(event).map_err(|_| Ended::Dropped);
+                if let Err(Ended::Failed(cause)) = copy(&dirty, attempt, &mut say) {
                     // A node that has let go does not want to know.
-                    let _ = sender.blocking_send(TransferEvent::Failed(cause));
+                    let _ = say(TransferEvent::Failed(cause));
                 }
                 wait_until_dropped(&sender);
-                if let Err(error) = dirty.stop(Reader::Transfer) {
-                    tracing::warn!(%error, "dirty tracking goes on");
-                }
+                stop(&dirty, attempt);
             })?;
         Ok(Self { attempt, events })
     }
@@ -80,9 +79,11 @@ impl Transfer {
 }
 
 /// Why copying ended early.
-enum Ended {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
     /// The node has let go of the attempt.
     Dropped,
+    /// It cannot be done.
     Failed(String),
 }
 
@@ -92,8 +93,17 @@ impl From<KvmError> for Ended {
     }
 }
 
-fn copy(dirty: &DirtyLog, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
-    dirty.start(Reader::Transfer)?;
+/// What takes the parts, and hears how it goes.
+pub(super) type Say<'a> = &'a mut dyn FnMut(TransferEvent) -> Result<(), Ended>;
+
+/// Copies all of memory, then what is written meanwhile, until little is left. Tracking of writes goes on
+/// until [`stop`].
+///
+/// # Errors
+/// When the guest writes too fast, KVM refuses, or nobody takes the parts any more.
+pub(super) fn copy(dirty: &DirtyLog, attempt: u64, say: Say<'_>) -> Result<(), Ended> {
+    let reader = Reader::Attempt(attempt);
+    dirty.start(reader)?;
     let bytes = dirty.memory().iter().map(|region| region.len()).sum();
     let mut precopy = Precopy::new(PrecopyConfig::default());
     let mut pages = PageSet::all(bytes);
@@ -101,45 +111,50 @@ fn copy(dirty: &DirtyLog, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
     loop {
         let found = pages.count();
         let step = precopy.scanned(found);
-        tracing::debug!(round = precopy.rounds(), pages = found, ?step, "transfer");
+        let number = precopy.rounds();
+        tracing::debug!(round = number, pages = found, ?step, "transfer");
+        say(TransferEvent::Round { number })?;
         match step {
             Step::GiveUp => {
-                say(sender, TransferEvent::Throttle { pause_ns: 0 })?;
+                say(TransferEvent::Throttle { pause_ns: 0 })?;
                 let mib = (found * PAGE_BYTES) >> 20;
-                let rounds = precopy.rounds() - 1;
+                let rounds = number - 1;
                 return Err(Ended::Failed(format!(
                     "after {rounds} rounds the guest still writes {mib} MiB in each"
                 )));
             }
             Step::Send { pause_ns } if pause_ns != slowed => {
                 slowed = pause_ns;
-                say(sender, TransferEvent::Throttle { pause_ns })?;
+                say(TransferEvent::Throttle { pause_ns })?;
             }
             Step::Send { .. } | Step::Finish => {}
         }
-        send(dirty, &pages, sender)?;
+        send(dirty, &pages, say)?;
         if step == Step::Finish {
             if slowed > 0 {
-                say(sender, TransferEvent::Throttle { pause_ns: 0 })?;
+                say(TransferEvent::Throttle { pause_ns: 0 })?;
             }
-            return say(sender, TransferEvent::Ready);
+            return say(TransferEvent::Ready);
         }
-        pages = dirty.take(Reader::Transfer)?;
+        pages = dirty.take(reader)?;
     }
 }
 
-fn send(dirty: &DirtyLog, pages: &PageSet, sender: &Sender<TransferEvent>) -> Result<(), Ended> {
-    let mut dropped = false;
+fn send(dirty: &DirtyLog, pages: &PageSet, say: Say<'_>) -> Result<(), Ended> {
+    let mut taken = Ok(());
     part::parts_of(dirty.memory(), pages, PAGES_PER_PART_MAX, |part| {
-        dropped = sender.blocking_send(TransferEvent::Part(part)).is_err();
-        !dropped
+        taken = say(TransferEvent::Part(part));
+        taken.is_ok()
     })
     .map_err(|error| Ended::Failed(error.to_string()))?;
-    if dropped { Err(Ended::Dropped) } else { Ok(()) }
+    taken
 }
 
-fn say(sender: &Sender<TransferEvent>, event: TransferEvent) -> Result<(), Ended> {
-    sender.blocking_send(event).map_err(|_| Ended::Dropped)
+/// Ends the tracking of writes for an attempt.
+pub(super) fn stop(dirty: &DirtyLog, attempt: u64) {
+    if let Err(error) = dirty.stop(Reader::Attempt(attempt)) {
+        tracing::warn!(%error, "dirty tracking goes on");
+    }
 }
 
 /// The vCPU's thread still needs the tracking for the rest.

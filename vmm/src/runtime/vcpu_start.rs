@@ -1,10 +1,11 @@
-//! What the vCPU's thread begins with: a guest at power-on to record, a log to replay from its Start, or
-//! the state of a running guest.
+//! What the vCPU's thread begins with: a guest to record, at power-on or as a snapshot has it, a log to
+//! replay from its Start, or the state of a running guest.
 
 use super::guest::Blueprint;
 use super::host_clock::HostClock;
 use super::loader::Loader;
 use super::session::{RuntimeError, set_nice};
+use super::snapshot_file::Loaded;
 use super::vcpu_thread::{VcpuEnd, VcpuReport, drive};
 use super::watchdog::{StretchMeter, Watchdog, WatchdogConfig};
 use crate::confine::Confinement;
@@ -36,15 +37,22 @@ pub(super) struct VcpuStart {
     pub(super) nice: i32,
 }
 
-/// Starts the vCPU thread: to record under a generation on a clock, or to replay what will be offered.
-pub(super) fn spawn(
-    start: Option<VcpuStart>,
-    record: Option<(u64, ClockKind)>,
-) -> Result<(), RuntimeError> {
+/// What the vCPU thread is for.
+pub(super) enum Task {
+    /// Record a guest from power-on, under a generation, on a clock.
+    Record(u64, ClockKind),
+    /// Record a guest from where it was saved.
+    Resume(Box<Loaded>),
+    /// Replay what will be offered.
+    Replay,
+}
+
+/// Starts the vCPU thread.
+pub(super) fn spawn(start: Option<VcpuStart>, task: Task) -> Result<(), RuntimeError> {
     let Some(start) = start else { return Ok(()) };
     std::thread::Builder::new()
         .name("vcpu".to_owned())
-        .spawn(move || start.run(record))
+        .spawn(move || start.run(task))
         .map(|_detached| ())
         .map_err(|source| RuntimeError::Io {
             operation: "start the vCPU thread",
@@ -53,11 +61,12 @@ pub(super) fn spawn(
 }
 
 impl VcpuStart {
-    fn run(self, record: Option<(u64, ClockKind)>) {
+    fn run(self, task: Task) {
         set_nice(self.nice);
-        let outcome = match record {
-            Some((generation, clock)) => self.record(generation, clock),
-            None => self.replay(),
+        let outcome = match task {
+            Task::Record(generation, clock) => self.record(generation, clock),
+            Task::Resume(loaded) => self.resume(*loaded),
+            Task::Replay => self.replay(),
         };
         if let Err(error) = outcome {
             // A node that is gone needs no report.
@@ -73,6 +82,15 @@ impl VcpuStart {
         let now = self.clock.now();
         let config = self.engine_on(clock);
         let engine = Engine::recording(guest.executor, start, config, entropy()?, now)?;
+        self.drive(engine, guest.kicker, guest.dirty, clock)
+    }
+
+    fn resume(&self, loaded: Loaded) -> Result<(), RuntimeError> {
+        let (next, generation) = (LogIndex(loaded.about.next), loaded.about.generation);
+        let clock = loaded.about.clock;
+        let guest = loaded.build(&self.blueprint)?;
+        let (config, now) = (self.engine_on(clock), self.clock.now());
+        let engine = Engine::resuming(next, generation, guest.executor, config, entropy()?, now)?;
         self.drive(engine, guest.kicker, guest.dirty, clock)
     }
 

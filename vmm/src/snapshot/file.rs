@@ -15,14 +15,16 @@
 use logging_channel::message::{Identity, PART_BYTES_MAX};
 use logging_channel::record::ClockKind;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Version of the file's bytes, beside that of the state in it.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"UNDRSNAP";
 /// Kind, length, checksum.
 const SECTION_HEADER_BYTES: usize = 1 + 4 + 4;
+/// Where the first section begins: behind magic and version.
+const FIRST_SECTION_AT: u64 = 12;
 /// Longest first section: names and digests.
 const ABOUT_BYTES_MAX: usize = 16 << 10;
 
@@ -37,11 +39,26 @@ pub struct About {
     /// What it runs: the same comparison as between two hosts.
     pub identity: Identity,
     /// Generation that was live.
+    #[serde(with = "of_one_length")]
     pub generation: u64,
     /// First index of the log that is not part of the state.
+    #[serde(with = "of_one_length")]
     pub next: u64,
     /// Execution clock of the log.
     pub clock: ClockKind,
+}
+
+/// Numbers of one length: those of a running guest are known when all else is written.
+mod of_one_length {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        number.to_le_bytes().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        <[u8; 8]>::deserialize(from).map(u64::from_le_bytes)
+    }
 }
 
 /// A snapshot cannot be read or written.
@@ -75,6 +92,7 @@ pub enum SnapshotError {
 pub struct SnapshotWriter<W> {
     out: W,
     sections: u64,
+    about: About,
 }
 
 impl<W: Write> SnapshotWriter<W> {
@@ -86,11 +104,19 @@ impl<W: Write> SnapshotWriter<W> {
         let mut head = MAGIC.to_vec();
         head.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
         out.write_all(&head).map_err(writing)?;
-        let mut writer = Self { out, sections: 0 };
-        let payload = bincode::serde::encode_to_vec(about, bincode::config::standard())
-            .map_err(|error| SnapshotError::Foreign(error.to_string()))?;
-        writer.section(ABOUT, &payload)?;
+        let mut writer = Self {
+            out,
+            sections: 0,
+            about: about.clone(),
+        };
+        writer.say_what_it_is()?;
         Ok(writer)
+    }
+
+    fn say_what_it_is(&mut self) -> Result<(), SnapshotError> {
+        let payload = bincode::serde::encode_to_vec(&self.about, bincode::config::standard())
+            .map_err(|error| SnapshotError::Foreign(error.to_string()))?;
+        self.section(ABOUT, &payload)
     }
 
     /// Appends a part.
@@ -124,6 +150,24 @@ impl<W: Write> SnapshotWriter<W> {
         self.out.write_all(payload).map_err(writing)?;
         self.sections += 1;
         Ok(())
+    }
+}
+
+impl<W: Write + Seek> SnapshotWriter<W> {
+    /// Ends a snapshot of a guest that ran on while its memory was written: only now is it known where
+    /// it stands.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish_at(mut self, generation: u64, next: u64) -> Result<W, SnapshotError> {
+        (self.about.generation, self.about.next) = (generation, next);
+        let sections = self.sections;
+        let begin = SeekFrom::Start(FIRST_SECTION_AT);
+        self.out.seek(begin).map_err(writing)?;
+        self.say_what_it_is()?;
+        self.sections = sections;
+        self.out.seek(SeekFrom::End(0)).map_err(writing)?;
+        self.finish()
     }
 }
 
@@ -285,6 +329,24 @@ fn read_up_to(input: &mut impl Read, into: &mut [u8]) -> Result<usize, SnapshotE
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn where_it_stands_may_be_known_last() {
+        let parts = vec![vec![4; 500], vec![]];
+        let unknown = About {
+            generation: 0,
+            next: u64::MAX,
+            ..about()
+        };
+        let file = io::Cursor::new(Vec::new());
+        let mut writer = SnapshotWriter::begin(file, &unknown).expect("a Vec");
+        for part in &parts {
+            writer.part(part).expect("a Vec");
+        }
+        let about = about();
+        let file = writer.finish_at(about.generation, about.next);
+        assert_eq!(file.expect("a Vec").into_inner(), written(&parts));
+    }
 
     fn about() -> About {
         About {

@@ -341,7 +341,7 @@ impl Executor for PaperGuest {
     }
 
     /// It has no state worth moving: transfers are not what the suite is about.
-    fn save(&mut self) -> Result<Vec<Vec<u8>>, CounterError> {
+    fn save(&mut self, _attempt: u64) -> Result<Vec<Vec<u8>>, CounterError> {
         Ok(Vec::new())
     }
 

@@ -28,6 +28,7 @@ impl Side {
             flow: Default::default(),
             retry: RetryConfig::default(),
             gate_bytes_max: 1_000_000,
+            generation: 0,
         };
         Self {
             node: Node::new(config),

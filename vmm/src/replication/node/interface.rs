@@ -47,6 +47,8 @@ pub struct NodeConfig {
     pub retry: RetryConfig,
     /// Bytes of output at which the recorder has to wait.
     pub gate_bytes_max: usize,
+    /// Generation of the snapshot that an unreplicated guest goes on from; 0 at power-on.
+    pub generation: u64,
 }
 
 /// The arbiter's answer to the request under way. Every [`NodeCommand::Claim`] gets exactly one; a

@@ -108,7 +108,7 @@ impl Node {
         };
         Self {
             role: Role::Idle,
-            generation: 0,
+            generation: config.generation,
             session: Session::None,
             detector: None,
             gate: OutputGate::new(stance, config.gate_bytes_max),
@@ -166,6 +166,28 @@ impl Node {
     pub fn wants_part(&self) -> bool {
         matches!(&self.session, Session::Primary(session) if session.wants_part())
             && self.detector.is_some()
+    }
+
+    /// Whether what the guest did below record `next` may be seen outside: nobody who goes live can be
+    /// without it.
+    #[must_use]
+    pub fn may_show(&self, next: LogIndex) -> bool {
+        match (self.role, &self.session) {
+            (Role::Solo, _) => true,
+            (Role::Protected, Session::Primary(session)) => {
+                session.pointers().acknowledged() >= next
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this side records a guest that goes on, so that its state can be said.
+    #[must_use]
+    pub fn can_be_saved(&self) -> bool {
+        matches!(self.role, Role::Solo | Role::Protected)
+            && self.ended.is_none()
+            && self.handover == Handover::No
+            && self.clock.is_some()
     }
 
     /// What this side is.

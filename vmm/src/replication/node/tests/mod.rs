@@ -58,6 +58,7 @@ fn node_offering(clocks: ClockOffer, part: Part) -> Node {
         flow: FlowConfig::default(),
         retry: RetryConfig::default(),
         gate_bytes_max: 1_000,
+        generation: 0,
     })
 }
 

@@ -161,6 +161,27 @@ fn output_leaves_only_when_its_record_is_acknowledged() {
     );
 }
 
+/// A snapshot is seen outside, as output is.
+#[test]
+fn what_the_backup_does_not_hold_is_not_shown() {
+    let mut node = protected();
+    assert!(node.can_be_saved());
+    node.handle(
+        at(1),
+        NodeEvent::Emitted(vec![recorded(timer(0)), recorded(timer(1))]),
+    );
+    let shown = |node: &Node| [0, 1, 2].map(|next| node.may_show(LogIndex(next)));
+    assert_eq!(shown(&node), [true, false, false]);
+    node.handle(at(2), NodeEvent::PeerMessage(ack(1, 0)));
+    assert_eq!(shown(&node), [true, true, false]);
+    node.handle(at(3), NodeEvent::PeerDisconnected);
+    assert_eq!((shown(&node), node.can_be_saved()), ([false; 3], false));
+    node.handle(at(4), granted(2));
+    assert_eq!((shown(&node), node.can_be_saved()), ([true; 3], true));
+    node.handle(at(5), NodeEvent::OperatorStop);
+    assert_eq!((shown(&node), node.can_be_saved()), ([false; 3], false));
+}
+
 #[test]
 fn a_full_gate_stops_the_recorder() {
     let mut node = protected();
