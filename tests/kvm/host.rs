@@ -73,7 +73,7 @@ fn a_host_boots_obeys_and_leaves_its_disk_behind() {
     host.resume().unwrap();
     assert!(agent.exec(&["true"], LIMIT).is_ok());
 
-    rig::wait::pause(Duration::from_millis(700));
+    agent.exec(&["sync"], LIMIT).unwrap().success().unwrap();
     host.kill();
     assert!(agent.exec(&["true"], LIMIT).is_err());
     let copy = dir.path().join("copy");
