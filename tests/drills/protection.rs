@@ -9,6 +9,7 @@ use rig::observation::Load;
 use rig::pair::{PairOptions, TLS_DIR};
 use rig::scene::{GO_LIVE_LIMIT, Scene};
 use rig::wait::until;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +34,23 @@ const STRANGERS: u32 = 100;
 
 /// What a thread that makes a forbidden system call dies of.
 const SIGSYS: i32 = 31;
+
+/// System calls outside the lists that the hosts' kernels noted, one line for each thread's name and number.
+pub(crate) fn noted_calls(lab: &Lab) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    for side in Side::BOTH {
+        let asked = lab.host(side).agent();
+        let asked = asked.and_then(|agent| agent.exec(&["dmesg"], LIMIT));
+        let text = asked.map(|done| done.text()).unwrap_or_default();
+        for line in text.lines().filter(|line| line.contains("type=1326")) {
+            let words = line.split_whitespace();
+            let wanted = |word: &&str| word.starts_with("comm=") || word.starts_with("syscall=");
+            let told: Vec<_> = words.filter(wanted).collect();
+            found.insert(told.join(" "));
+        }
+    }
+    found.into_iter().collect()
+}
 
 fn strangers(lab: &mut Lab) -> Result<()> {
     let options = PairOptions {

@@ -301,7 +301,7 @@ fn clean(host: &mut dyn Host) -> Result<()> {
     }
     host.resume()?;
     host.stop_everything()?;
-    let clean = format!("rm -rf {STATE_DIR}/*");
+    let clean = format!("rm -rf {STATE_DIR}/* {GENERATION}");
     host.agent()?
         .exec(&["sh", "-c", &clean], CLEAN_LIMIT)?
         .success()?;
@@ -313,6 +313,9 @@ const LINK_SEED: u64 = 1;
 
 /// Time for all of `doctor`'s probes on an emulated host.
 const DOCTOR_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a host remembers of a guest's generations, beside the control socket: a new arbiter begins anew.
+const GENERATION: &str = "/run/host/understudy.generation";
 
 /// Time to empty a host's disk.
 const CLEAN_LIMIT: Duration = Duration::from_secs(20);

@@ -276,6 +276,7 @@ impl Pair {
             UNDERSTUDY, "standby", "--config", CONFIG, "--listen", &listen,
         ];
         argv.extend(options.doom_of(side));
+        argv.extend(["--confine", &options.confine]);
         let pid = agent.spawn(&argv, OUTPUT)?;
         for process in self.processes.iter_mut().filter(|(of, _)| *of == side) {
             process.1 = pid;
@@ -463,7 +464,9 @@ impl Alone {
     fn start_on(lab: &Lab, side: Side, options: &PairOptions, more: &[&str]) -> Result<Self> {
         let agent = lab.host(side).agent()?;
         agent.put(CONFIG, 0o644, options.config().as_bytes())?;
-        let argv = [&[UNDERSTUDY, "run", "--config", CONFIG], more].concat();
+        let confine = options.confine.as_str();
+        let run = [UNDERSTUDY, "run", "--config", CONFIG, "--confine", confine];
+        let argv = [&run[..], more].concat();
         let pid = agent.spawn(&argv, OUTPUT)?;
         Ok(Self { side, pid })
     }

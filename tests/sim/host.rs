@@ -164,6 +164,7 @@ impl Host {
             retry: RetryConfig::default(),
             gate_bytes_max: plan.gate_bytes_max,
             generation: 0,
+            newest_generation: 0,
         });
         Self {
             id,

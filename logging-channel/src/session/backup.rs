@@ -32,6 +32,9 @@ pub struct BackupConfig {
     pub clocks: ClockOffer,
     /// Time between heartbeats.
     pub heartbeat_interval_ns: u64,
+    /// The newest generation that this host has seen of the virtual machine; 0 for none. Whoever runs
+    /// it under an older one is a primary of the past.
+    pub newest_generation: u64,
 }
 
 /// What happens to the backup's session.
@@ -202,6 +205,11 @@ impl BackupSession {
     ) -> Result<(), CloseReason> {
         match (self.state, message) {
             (State::AwaitingWelcome, Message::Welcome(welcome)) => {
+                let newest = self.config.newest_generation;
+                if welcome.generation < newest {
+                    let generation = welcome.generation;
+                    return Err(CloseReason::OlderGeneration { generation, newest });
+                }
                 // A primary that welcomes us on a clock that we have not is none that we can follow.
                 let clock = settle_clock(&welcome.clocks, &self.config.clocks)
                     .map_err(|refused| CloseReason::from(&refused))?;

@@ -9,8 +9,16 @@ fn new_session() -> BackupSession {
         identity: identity(),
         clocks: ClockOffer::Either,
         heartbeat_interval_ns: 20_000_000,
+        newest_generation: 0,
     };
     BackupSession::new(config, at(0))
+}
+
+/// On a host that has seen generation 3.
+fn fenced_session() -> BackupSession {
+    let mut session = new_session();
+    session.config.newest_generation = 3;
+    session
 }
 
 fn welcome() -> Welcome {
@@ -56,6 +64,36 @@ fn connecting_introduces_us() {
         new_session().handle(at(0), BackupEvent::Connected),
         [BackupCommand::Send(Message::Hello(hello()))]
     );
+}
+
+#[test]
+fn a_primary_of_an_older_generation_is_refused() {
+    for begins in [Begins::WithStart, Begins::WithTransfer] {
+        let of = |generation| Welcome {
+            generation,
+            begins,
+            ..welcome()
+        };
+        let older = CloseReason::OlderGeneration {
+            generation: 2,
+            newest: 3,
+        };
+        let mut session = fenced_session();
+        assert_eq!(
+            receive(&mut session, Message::Welcome(of(2))),
+            [BackupCommand::Close(older)]
+        );
+        // And nothing of what it sends afterwards is taken.
+        assert_eq!(receive(&mut session, Message::Part(vec![1])), []);
+        assert_eq!(receive(&mut session, Message::Log(vec![timer(0)])), []);
+        for generation in [3, 4] {
+            let mut session = fenced_session();
+            assert_eq!(
+                receive(&mut session, Message::Welcome(of(generation))),
+                [accepted(of(generation))]
+            );
+        }
+    }
 }
 
 #[test]

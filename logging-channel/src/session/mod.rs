@@ -40,6 +40,14 @@ pub enum CloseReason {
         /// The backup's value.
         theirs: String,
     },
+    /// The primary is one of the past.
+    #[error("the primary has generation {generation}, this host has seen {newest}")]
+    OlderGeneration {
+        /// The primary's.
+        generation: u64,
+        /// What this host has seen.
+        newest: u64,
+    },
     /// A message that this state does not allow.
     #[error("{message} not allowed while {state}")]
     Unexpected {

@@ -144,6 +144,7 @@ impl Host {
             },
             gate_bytes_max: 1 << 20,
             generation: 0,
+            newest_generation: 0,
         });
         Self {
             life,

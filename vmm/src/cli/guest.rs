@@ -388,6 +388,11 @@ fn conclude(end: NodeEnd) -> Result<(), Failure> {
             Exit::Refused,
             "the guest belongs to that holder; `understudy arbiter show` tells the generation",
         ),
+        HaltReason::OlderGeneration { .. } => (
+            Exit::Refused,
+            "`understudy arbiter show` tells the generation; if the arbiter was made anew on purpose, remove the \
+             file .generation beside the control socket",
+        ),
         HaltReason::PeerRefused { .. } => (
             Exit::Refused,
             "make both hosts the same: one file, the same images",
@@ -514,6 +519,9 @@ impl From<RuntimeError> for Failure {
             error @ RuntimeError::Guest(_) => Self::new(Exit::Configuration, error),
             RuntimeError::Confine(error) => error.into(),
             RuntimeError::Tls(error) => error.into(),
+            error @ RuntimeError::Mark(_) => Self::new(Exit::Failed, error).remedy(
+                "see whether another process runs this guest here; a damaged file can be removed",
+            ),
             error @ RuntimeError::Role { .. } => Self::new(Exit::Configuration, error)
                 .remedy("use the certificate of this host, or add its name to the list"),
             error => Self::new(Exit::Failed, error),

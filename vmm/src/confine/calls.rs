@@ -43,6 +43,11 @@ pub(super) const RUNTIME: &[c_long] = &[
 /// descriptors that are open.
 pub(super) const VCPU: &[c_long] = &[libc::SYS_close, libc::SYS_read];
 
+/// Answered with an error where no file may be opened, not with death: the C library opens files of its own
+/// accord (its allocator reads `/proc/sys/vm/overcommit_memory` when it first gives memory back) and does
+/// without when it cannot.
+pub(super) const NO_FILES: &[c_long] = &[libc::SYS_openat];
+
 /// The log's writer: segment files.
 pub(super) const LOG: &[c_long] = &[
     libc::SYS_close,

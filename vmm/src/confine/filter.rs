@@ -2,13 +2,14 @@
 //!
 //! Filters add up: a call passes when every filter of its thread lets it pass. New programs can be
 //! started by none. `clone3` takes its flags from memory, where no filter sees them: it is answered
-//! with `ENOSYS`, and the C library uses `clone`.
+//! with `ENOSYS`, and the C library uses `clone`. Where a thread may not open files, `openat` is answered
+//! with `EACCES`: the C library tries it by itself.
 
 #![forbid(unsafe_code)]
 
 use super::calls;
 use super::{ConfineError, Confinement};
-use libc::c_long;
+use libc::{c_int, c_long};
 use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
@@ -44,14 +45,19 @@ impl Thread {
             Self::Log => calls::LOG,
             Self::Watchdog => &[],
         };
+        let refused = match self {
+            Self::Vcpu | Self::Watchdog => calls::NO_FILES,
+            Self::Log => &[],
+        };
         let ioctls = match self {
             Self::Vcpu => &[calls::IOCTL_KVM, calls::IOCTL_PERF][..],
             Self::Log | Self::Watchdog => &[],
         };
         // The vCPU's thread starts its watchdog before it is confined, and ends it afterwards.
         List {
-            calls: [calls::RUNTIME, calls].concat(),
+            calls: [calls::RUNTIME, calls, refused].concat(),
             ioctls: ioctls.to_vec(),
+            refused,
         }
     }
 }
@@ -61,6 +67,8 @@ struct List {
     calls: Vec<c_long>,
     /// Types of ioctl requests.
     ioctls: Vec<u8>,
+    /// Of `calls`, those that a second filter answers with an error.
+    refused: &'static [c_long],
 }
 
 impl List {
@@ -77,6 +85,7 @@ impl List {
                 calls::IOCTL_PERF,
                 calls::IOCTL_TERMINAL_AND_TUN,
             ],
+            refused: &[],
         }
     }
 
@@ -102,11 +111,14 @@ impl List {
     }
 }
 
-/// `clone3` is not there.
-fn without_clone3() -> Result<BpfProgram, Error> {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    Ok(SeccompFilter::new(rules, SeccompAction::Allow, absent, TargetArch::x86_64)?.try_into()?)
+/// All pass but `calls`, which are answered with `action`.
+fn without(calls: &[c_long], action: SeccompAction) -> Result<BpfProgram, Error> {
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    Ok(SeccompFilter::new(rules, SeccompAction::Allow, action, TargetArch::x86_64)?.try_into()?)
+}
+
+const fn error(errno: c_int) -> SeccompAction {
+    SeccompAction::Errno(errno.unsigned_abs())
 }
 
 const fn action(confinement: Confinement) -> Option<SeccompAction> {
@@ -130,7 +142,8 @@ pub fn confine_process(confinement: Confinement) -> Result<(), ConfineError> {
         return Ok(());
     };
     let program = List::process().program(otherwise).map_err(failed)?;
-    let clone3 = without_clone3().map_err(failed)?;
+    let absent = error(libc::ENOSYS);
+    let clone3 = without(&[libc::SYS_clone3], absent).map_err(failed)?;
     seccompiler::apply_filter_all_threads(&clone3).map_err(failed)?;
     seccompiler::apply_filter_all_threads(&program).map_err(failed)
 }
@@ -147,7 +160,16 @@ pub fn confine_thread(confinement: Confinement, thread: Thread) -> Result<(), Co
     let Some(otherwise) = action(confinement) else {
         return Ok(());
     };
-    let program = thread.list().program(otherwise).map_err(failed)?;
+    let list = thread.list();
+    if !list.refused.is_empty() {
+        let answer = match confinement {
+            Confinement::Enforced => error(libc::EACCES),
+            Confinement::Logged | Confinement::Off => SeccompAction::Log,
+        };
+        let refused = without(list.refused, answer).map_err(failed)?;
+        seccompiler::apply_filter(&refused).map_err(failed)?;
+    }
+    let program = list.program(otherwise).map_err(failed)?;
     seccompiler::apply_filter(&program).map_err(failed)
 }
 
@@ -176,7 +198,13 @@ mod tests {
             }
             "vcpu-opens" => {
                 confine_thread(enforced, Thread::Vcpu).unwrap();
-                let _ = std::fs::File::open("/dev/null");
+                let opened = std::fs::File::open("/dev/null").map_err(|error| error.kind());
+                assert_eq!(opened.err(), Some(std::io::ErrorKind::PermissionDenied));
+                allocator_gives_memory_back();
+            }
+            "vcpu-changes-files" => {
+                confine_thread(enforced, Thread::Vcpu).unwrap();
+                let _ = std::fs::rename("/nonexistent/a", "/nonexistent/b");
             }
             "vcpu-tun" => {
                 confine_thread(enforced, Thread::Vcpu).unwrap();
@@ -215,6 +243,12 @@ mod tests {
             .unwrap();
     }
 
+    /// In an arena of a thread's own, of which the C library looks up how it may be made smaller.
+    fn allocator_gives_memory_back() {
+        let pieces: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 100 << 10]).collect();
+        drop(pieces);
+    }
+
     /// Whether the child came to its end, and the signal that killed it.
     fn child(what: &str) -> (bool, Option<i32>) {
         let output = Command::new(std::env::current_exe().unwrap())
@@ -235,7 +269,7 @@ mod tests {
     #[test]
     fn a_thread_that_leaves_its_list_takes_the_process_with_it() {
         for killed in [
-            "vcpu-opens",
+            "vcpu-changes-files",
             "vcpu-tun",
             "vcpu-connects",
             "log-connects",
@@ -243,7 +277,12 @@ mod tests {
         ] {
             assert_eq!(child(killed), (false, Some(libc::SIGSYS)), "{killed}");
         }
-        for lives in ["vcpu-stays", "process-stays", "logged-executes"] {
+        for lives in [
+            "vcpu-opens",
+            "vcpu-stays",
+            "process-stays",
+            "logged-executes",
+        ] {
             assert!(child(lives).0, "{lives}");
         }
     }

@@ -1,7 +1,15 @@
 //! Strangers at the primary's port, in plain text and in TLS.
 
 use super::*;
-use logging_channel::message::Heartbeat;
+use logging_channel::clock_agreement::ClockOffer;
+use logging_channel::flow::FlowConfig;
+use logging_channel::host_time::HostTime;
+use logging_channel::message::{Begins, Heartbeat, Identity as Identified};
+use logging_channel::session::CloseReason;
+use logging_channel::session::backup::{BackupCommand, BackupConfig, BackupEvent, BackupSession};
+use logging_channel::session::primary::{
+    PrimaryCommand, PrimaryConfig, PrimaryEvent, PrimarySession,
+};
 use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use tls::issue::{Issued, authority, certificate};
@@ -209,4 +217,134 @@ async fn an_oversized_frame_ends_the_connection_with_its_reason() {
     let (number, _peer) = connected(&Dial::plain(), address, &mut link).await;
     assert_eq!(number, 2, "the next is welcome");
     task.abort();
+}
+
+/// What both ends of a pair in TLS are made of.
+struct Ends {
+    link: Receiver<LinkEvent>,
+    writer: UnboundedSender<Message>,
+    peer: Peer,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// A connection in TLS between two hosts of one authority.
+async fn ends() -> Ends {
+    let ours = Authority::new();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+    let (host, backup) = (ours.identity("host-a"), set("host-b"));
+    let door = Door::tls(listener, &host, &backup, Purpose::Channel).expect("fits");
+    let address = door.local_address().expect("bound");
+    let (events, mut link) = channel(EVENTS_MAX);
+    let task = tokio::spawn(listen(door, events, Numbers::default()));
+    let peer = connection(&ours.dial("host-b"), address).await;
+    let Some(LinkEvent::Connected { number: 1, writer }) = link.recv().await else {
+        panic!("welcome");
+    };
+    Ends {
+        link,
+        writer,
+        peer,
+        task,
+    }
+}
+
+fn identity_of(vm: &str) -> Identified {
+    Identified {
+        vm: vm.into(),
+        cpu_model: "understudy-v1".into(),
+        memory_bytes: 64 << 20,
+        kernel_sha256: [1; 32],
+        initramfs_sha256: [2; 32],
+        cmdline: "console=ttyS0".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+    }
+}
+
+fn primary_of(vm: &str, generation: u64, begins: Begins) -> PrimarySession {
+    let config = PrimaryConfig {
+        holder: "host-a.1".into(),
+        identity: identity_of(vm),
+        clocks: ClockOffer::Either,
+        generation,
+        begins,
+        heartbeat_interval_ns: 20_000_000,
+        flow: FlowConfig::default(),
+    };
+    PrimarySession::new(config, HostTime(0))
+}
+
+fn backup_of(vm: &str, newest_generation: u64) -> BackupSession {
+    let config = BackupConfig {
+        holder: "host-b.1".into(),
+        identity: identity_of(vm),
+        clocks: ClockOffer::Either,
+        heartbeat_interval_ns: 20_000_000,
+        newest_generation,
+    };
+    BackupSession::new(config, HostTime(0))
+}
+
+/// Introduces `backup` over the connection and has `primary` answer; why either closed.
+async fn introduce(
+    ends: &mut Ends,
+    mut primary: PrimarySession,
+    mut backup: BackupSession,
+) -> (Option<CloseReason>, Option<CloseReason>) {
+    for command in backup.handle(HostTime(0), BackupEvent::Connected) {
+        if let BackupCommand::Send(message) = command {
+            ends.peer.1.send(&message).await.expect("open");
+        }
+    }
+    let Some(LinkEvent::Said { message, .. }) = ends.link.recv().await else {
+        panic!("nothing was said");
+    };
+    let mut primary_closed = None;
+    for command in primary.handle(HostTime(1), PrimaryEvent::Received(message)) {
+        match command {
+            PrimaryCommand::Send(message) => ends.writer.send(message).expect("open"),
+            PrimaryCommand::Close(reason) => primary_closed = Some(reason),
+            _ => {}
+        }
+    }
+    let answer = ends.peer.0.next().await.expect("sound").expect("an answer");
+    let commands = backup.handle(HostTime(2), BackupEvent::Received(answer));
+    let close = commands.into_iter().find_map(|command| match command {
+        BackupCommand::Close(reason) => Some(reason),
+        _ => None,
+    });
+    (primary_closed, close)
+}
+
+#[tokio::test]
+async fn in_tls_a_good_certificate_does_not_pass_for_another_virtual_machine() {
+    let mut ends = ends().await;
+    let primary = primary_of("web", 1, Begins::WithStart);
+    let (closed, told) = introduce(&mut ends, primary, backup_of("mail", 0)).await;
+    for reason in [closed, told] {
+        let reason = reason.expect("refused").to_string();
+        assert_eq!(reason, "vm differs: web here, mail there");
+    }
+    ends.task.abort();
+}
+
+#[tokio::test]
+async fn in_tls_a_primary_of_an_older_generation_is_not_followed() {
+    for begins in [Begins::WithStart, Begins::WithTransfer] {
+        let mut ends = ends().await;
+        let primary = primary_of("web", 2, begins);
+        let (closed, told) = introduce(&mut ends, primary, backup_of("web", 3)).await;
+        assert_eq!(closed, None);
+        let older = CloseReason::OlderGeneration {
+            generation: 2,
+            newest: 3,
+        };
+        assert_eq!(told, Some(older));
+        ends.task.abort();
+        // The same two are a pair when nothing newer was seen.
+        let mut ends = self::ends().await;
+        let primary = primary_of("web", 2, begins);
+        let (closed, told) = introduce(&mut ends, primary, backup_of("web", 2)).await;
+        assert_eq!((closed, told), (None, None));
+        ends.task.abort();
+    }
 }

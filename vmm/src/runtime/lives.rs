@@ -17,7 +17,6 @@ use super::connecting::Beginning;
 use super::node_task::NodeEnd;
 use super::session::{Process, RunOptions, live};
 use crate::config::Config;
-use crate::confine::Confinement;
 use crate::replication::node::HaltReason;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -40,7 +39,8 @@ pub struct Lives {
 /// # Errors
 /// When something the guest needs cannot be had.
 pub async fn run(config: &Config, options: RunOptions) -> Result<NodeEnd, RuntimeError> {
-    live(config, &options, 0, Beginning::Alone, process(false)).await
+    let process = Process::begin(config, &options, false, false)?;
+    live(config, &options, 0, Beginning::Alone, &process).await
 }
 
 /// Runs the guest as the primary. `after_generation` is 0 for a VM that was never started. With
@@ -88,11 +88,6 @@ pub async fn standby(
     .await
 }
 
-fn process(lives_on: bool) -> Process {
-    let nice = rustix::process::getpriority_process(None).unwrap_or_default();
-    Process { nice, lives_on }
-}
-
 async fn lives(
     config: &Config,
     options: RunOptions,
@@ -101,11 +96,9 @@ async fn lives(
 ) -> Result<NodeEnd, RuntimeError> {
     let mut beginning = first;
     let mut life = 0;
-    // A confined process may not make another life; whoever started it starts a new one.
-    let standby = standby.filter(|_| options.confinement != Confinement::Enforced);
-    let process = process(standby.is_some());
+    let process = Process::begin(config, &options, true, standby.is_some())?;
     loop {
-        let end = live(config, &options, life, beginning, process).await?;
+        let end = live(config, &options, life, beginning, &process).await?;
         let (Some(address), NodeEnd::Halted(reason)) = (standby, &end) else {
             return Ok(end);
         };
@@ -126,7 +119,10 @@ const fn may_stand_by(reason: &HaltReason) -> bool {
         | HaltReason::Diverged(_)
         | HaltReason::NothingReceived
         | HaltReason::HandedOver => true,
-        HaltReason::PeerRefused { .. } | HaltReason::HostFailed(_) | HaltReason::Stopped => false,
+        HaltReason::PeerRefused { .. }
+        | HaltReason::OlderGeneration { .. }
+        | HaltReason::HostFailed(_)
+        | HaltReason::Stopped => false,
     }
 }
 

@@ -1,10 +1,12 @@
 //! The guest's network card on the host: frames in from the TAP, frames out when released.
 //!
 //! A TAP that takes no more frames loses them, as a full switch port would; the guest's protocols
-//! cope. Both losses are counted.
+//! cope. So it is with what the fence refuses. All losses are counted.
 
+use super::tap_fence::{Pass, TapFence};
 use crate::backend::announce;
 use crate::backend::tap::Tap;
+use logging_channel::host_time::HostTime;
 use std::net::Ipv4Addr;
 use tokio::io::unix::AsyncFd;
 
@@ -14,16 +16,22 @@ const FRAME_BYTES_MAX: usize = logging_channel::record::limits::PACKET_BYTES_MAX
 /// The guest's network.
 pub(super) struct Network {
     tap: Option<AsyncFd<Tap>>,
+    fence: TapFence,
+    /// Of what is being carried out.
+    pass: Pass,
     mac: [u8; 6],
     addresses: Vec<Ipv4Addr>,
     buffer: Vec<u8>,
     /// Frames that the TAP did not take.
     pub(super) transmit_lost: u64,
+    /// Frames that the fence refused.
+    pub(super) transmit_refused: u64,
 }
 
 impl Network {
     /// The network of a guest with `mac` on `tap`, or no network at all. `addresses` are
-    /// the guest's, as far as known, for a gratuitous ARP each beside the RARP.
+    /// the guest's, as far as known, for a gratuitous ARP each beside the RARP. Nothing leaves before
+    /// [`Self::raise`].
     ///
     /// # Errors
     /// When the TAP cannot be watched.
@@ -31,14 +39,18 @@ impl Network {
         tap: Option<Tap>,
         mac: [u8; 6],
         addresses: Vec<Ipv4Addr>,
+        fence: TapFence,
     ) -> std::io::Result<Self> {
         let tap = tap.map(Tap::watch).transpose()?;
         Ok(Self {
             tap,
+            fence,
+            pass: Pass::default(),
             mac,
             addresses,
             buffer: vec![0; FRAME_BYTES_MAX],
             transmit_lost: 0,
+            transmit_refused: 0,
         })
     }
 
@@ -69,9 +81,35 @@ impl Network {
         frames
     }
 
-    /// Sends one frame.
-    pub(super) fn transmit(&mut self, frame: &[u8]) {
+    /// The node, which holds `generation`, decided at `now` what is carried out next.
+    pub(super) fn decided(&mut self, generation: u64, now: HostTime) {
+        self.pass = Pass {
+            generation,
+            decided: now,
+        };
+    }
+
+    /// The guest lives here under `generation`.
+    pub(super) fn raise(&mut self, generation: u64) {
+        self.fence.raise(generation);
+    }
+
+    /// The guest lives here no more: the TAP is closed, for good.
+    pub(super) fn seal(&mut self) {
+        self.fence.seal();
+        self.tap = None;
+    }
+
+    /// Sends one frame, if the fence lets it pass at `now`.
+    pub(super) fn transmit(&mut self, frame: &[u8], now: HostTime) {
         let Some(tap) = &self.tap else { return };
+        if let Err(refusal) = self.fence.admit(self.pass, now) {
+            self.transmit_refused += 1;
+            if self.transmit_refused == 1 {
+                tracing::warn!(?refusal, pass = ?self.pass, "the TAP's fence keeps a frame back");
+            }
+            return;
+        }
         match tap.get_ref().send(frame) {
             Ok(true) => {}
             Ok(false) => self.transmit_lost += 1,
@@ -83,10 +121,11 @@ impl Network {
     }
 
     /// Tells switches, and hosts that know the guest's address, where the guest is now.
-    pub(super) fn announce(&mut self) {
-        self.transmit(&announce::rarp(self.mac));
+    pub(super) fn announce(&mut self, now: HostTime) {
+        self.transmit(&announce::rarp(self.mac), now);
         for address in self.addresses.clone() {
-            self.transmit(&announce::gratuitous_arp(self.mac, address));
+            let arp = announce::gratuitous_arp(self.mac, address);
+            self.transmit(&arp, now);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::control_socket::{AnswerError, Wish};
 use super::doom::Doom;
+use super::generation_mark::GenerationMark;
 use super::host_clock::HostClock;
 use super::link_task::LinkEvent;
 use super::log_thread::LogThread;
@@ -76,6 +77,8 @@ pub(super) struct Ports {
     pub(super) reconnect: mpsc::Sender<()>,
     /// The guest's network.
     pub(super) network: Network,
+    /// The newest generation that this host has seen.
+    pub(super) mark: Option<Arc<GenerationMark>>,
     /// The guest's console.
     pub(super) console: Console,
     /// From the console.
@@ -435,7 +438,13 @@ impl NodeTask {
     fn handle(&mut self, event: NodeEvent) {
         let now = self.ports.clock.now();
         self.observer.event(now, &event);
-        for command in self.node.handle(now, event) {
+        let commands = self.node.handle(now, event);
+        if let Some(mark) = &self.ports.mark {
+            mark.raise(self.node.generation());
+        }
+        let generation = self.node.generation();
+        self.ports.network.decided(generation, now);
+        for command in commands {
             self.observer.command(now, &command);
             self.carry_out(command);
         }
@@ -468,23 +477,34 @@ impl NodeTask {
             NodeCommand::StartGuest { generation, clock } => {
                 self.recording = true;
                 // An earlier life of this guest may have ended on the other host.
-                self.ports.network.announce();
+                self.attach();
                 (self.ports.start_guest)(generation, clock);
             }
             NodeCommand::BeginTransfer { attempt } => self.begin_transfer(attempt),
             NodeCommand::EndTransfer => self.end_transfer(),
             NodeCommand::Announce => {
                 self.recording = true;
-                self.ports.network.announce();
+                self.attach();
             }
-            NodeCommand::Halted { reason } => self.end = Some(NodeEnd::Halted(reason)),
-            NodeCommand::Ended(reason) => self.end = Some(NodeEnd::Ended(reason)),
+            NodeCommand::Halted { reason } => self.over(NodeEnd::Halted(reason)),
+            NodeCommand::Ended(reason) => self.over(NodeEnd::Ended(reason)),
             NodeCommand::WakeAt(at) => self.wake_at = Some(at),
             NodeCommand::Note(note) => {
                 self.ports.doom.noted(&note);
                 log_note(&note);
             }
         }
+    }
+
+    /// The guest lives here from now on.
+    fn attach(&mut self) {
+        self.ports.network.raise(self.node.generation());
+        self.ports.network.announce(self.ports.clock.now());
+    }
+
+    fn over(&mut self, end: NodeEnd) {
+        self.ports.network.seal();
+        self.end = Some(end);
     }
 
     fn send(&mut self, message: Message) {
@@ -511,7 +531,10 @@ impl NodeTask {
     fn release(&mut self, output: Produced) {
         match output.device {
             OutputDevice::Console => self.ports.console.write(output.bytes),
-            OutputDevice::Network(_) => self.ports.network.transmit(&output.bytes),
+            OutputDevice::Network(_) => {
+                let now = self.ports.clock.now();
+                self.ports.network.transmit(&output.bytes, now);
+            }
         }
     }
 

@@ -47,6 +47,7 @@ fn node(part: Part) -> Node {
         retry: Default::default(),
         gate_bytes_max: 1_000,
         generation: 4,
+        newest_generation: 0,
     });
     node.handle(HostTime(0), NodeEvent::Start);
     node

@@ -6,6 +6,7 @@ use super::control_socket::Wish;
 use super::doom::{Doom, Moment};
 use super::evidence::EvidencePlace;
 use super::fence::Fencer;
+use super::generation_mark::{GenerationMark, MarkError};
 use super::guest::{Blueprint, GuestError};
 use super::host_clock::HostClock;
 use super::lives::Lives;
@@ -16,6 +17,7 @@ use super::sabotage::Spoiler;
 use super::saving::{Saver, SnapshotBoard};
 use super::secure::arbiter_dial;
 use super::snapshot_file::{self, Loaded};
+use super::tap_fence::TapFence;
 use super::vcpu_start::{Task, VcpuStart, spawn};
 use super::vcpu_thread::OUTBOX_BATCHES_MAX;
 use crate::backend::console::{Console, ConsoleEvent, ConsoleMode};
@@ -92,6 +94,9 @@ pub enum RuntimeError {
         /// `primary` or `backup`.
         role: &'static str,
     },
+    /// The newest generation that this host has seen.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     /// The arbiter's address.
     #[error(transparent)]
     Arbiter(#[from] AddressError),
@@ -176,7 +181,7 @@ fn holder(options: &RunOptions, life: u32) -> Result<Holder, Invalid> {
 
 async fn claims(
     config: &Config,
-    options: &RunOptions,
+    process: &Process,
     holder: &Holder,
     beginning: Beginning,
 ) -> Result<super::node_task::Claimant, RuntimeError> {
@@ -193,22 +198,46 @@ async fn claims(
         tracing::warn!(arbiter = client.url(), "arbiter not reached yet");
     }
     let vm = config.vm.name.clone();
-    let fencer = config
-        .fence
-        .as_ref()
-        .map(|fence| Fencer::start(fence, vm.as_str(), &options.host))
-        .transpose()?;
-    let after = beginning.after_generation();
+    let (fencer, after) = (process.fencer.clone(), beginning.after_generation());
     Ok(claimant(client, vm, holder.clone(), fencer, after))
 }
 
 /// What all lives of a process have in common.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Process {
     /// Its nice value before the first life.
-    pub(super) nice: i32,
+    nice: i32,
     /// Whether another life may follow: it needs the capabilities that this one could give up.
-    pub(super) lives_on: bool,
+    lives_on: bool,
+    /// The operator's fence. Its helper is started before the first life confines the process.
+    fencer: Option<Fencer>,
+    /// The newest generation that this host has seen; none for a guest that knows of none.
+    mark: Option<Arc<GenerationMark>>,
+}
+
+impl Process {
+    /// The process before its first life. `claims` tells whether it ever asks the arbiter.
+    ///
+    /// # Errors
+    /// When the fence's helper cannot be started, or another process runs this virtual machine here.
+    pub(super) fn begin(
+        config: &Config,
+        options: &RunOptions,
+        claims: bool,
+        lives_on: bool,
+    ) -> Result<Self, RuntimeError> {
+        let fence = config.fence.as_ref().filter(|_| claims);
+        let vm = config.vm.name.as_str();
+        let mark = claims.then(|| GenerationMark::beside(&config.control_socket));
+        Ok(Self {
+            mark: mark.transpose()?.map(Arc::new),
+            nice: rustix::process::getpriority_process(None).unwrap_or_default(),
+            lives_on,
+            fencer: fence
+                .map(|fence| Fencer::start(fence, vm, &options.host))
+                .transpose()?,
+        })
+    }
 }
 
 /// Wires everything around a node and runs it to its end. `life` counts the lives of this process.
@@ -217,16 +246,17 @@ pub(super) async fn live(
     options: &RunOptions,
     life: u32,
     beginning: Beginning,
-    process: Process,
+    process: &Process,
 ) -> Result<NodeEnd, RuntimeError> {
     let part = beginning.part();
     let holder = holder(options, life)?;
     let mut connecting = Connecting::start(config, beginning).await?;
-    let claimant = claims(config, options, &holder, beginning).await?;
+    let claimant = claims(config, process, &holder, beginning).await?;
     let clock = HostClock::start();
     let blueprint = Arc::new(Blueprint::read(config, options.landing)?);
     let loaded = load(options, &blueprint)?;
-    let node_config = node_config(config, options, &holder, part, &blueprint);
+    let newest = process.mark.as_ref().map_or(0, |mark| mark.newest());
+    let node_config = node_config(config, options, &holder, part, &blueprint, newest);
     let node = Node::new(resumed(node_config, loaded.as_deref()));
     let (typed_sender, typed) = mpsc::unbounded_channel();
     let (offers, offered) = std::sync::mpsc::channel();
@@ -248,7 +278,7 @@ pub(super) async fn live(
     if part == Part::Backup {
         spawn(vcpu_start.take(), Task::Replay)?;
     }
-    confine_process(options.confinement)?;
+    confine(options, life)?;
     let directory = log_directory(config, beginning);
     let log = log(config, directory, clock, options.confinement, &holder)?;
     let ports = Ports {
@@ -261,6 +291,7 @@ pub(super) async fn live(
         reconnect: connecting.reconnect,
         invite: connecting.invite,
         network: network(config)?,
+        mark: process.mark.clone(),
         console: console(config, typed_sender)?,
         typed,
         log,
@@ -268,7 +299,7 @@ pub(super) async fn live(
         doom: Doom::new(options.die_at),
         saver: Saver::new(blueprint.identity().clone(), options.snapshots.clone()),
         claimant,
-        start_guest: start_guest(vcpu_start, loaded, process),
+        start_guest: start_guest(vcpu_start, loaded, process.lives_on),
         status: options.status.clone(),
         wishes: Arc::clone(&options.wishes),
     };
@@ -311,11 +342,19 @@ fn resumed(config: NodeConfig, loaded: Option<&Loaded>) -> NodeConfig {
     }
 }
 
+/// Once, for ever: later lives, and their threads, begin with it.
+fn confine(options: &RunOptions, life: u32) -> Result<(), ConfineError> {
+    match life {
+        0 => confine_process(options.confinement),
+        _ => Ok(()),
+    }
+}
+
 /// Starts the vCPU's thread of a primary, when the pair has agreed on a clock.
 fn start_guest(
     mut vcpu_start: Option<VcpuStart>,
     mut loaded: Option<Box<Loaded>>,
-    process: Process,
+    lives_on: bool,
 ) -> StartGuest {
     Box::new(move |generation, clock| {
         let task = match loaded.take() {
@@ -325,7 +364,7 @@ fn start_guest(
         if let Err(error) = spawn(vcpu_start.take(), task) {
             tracing::error!(%error, "the vCPU thread could not be started");
         }
-        if !process.lives_on {
+        if !lives_on {
             give_up_capabilities();
         }
     })
@@ -357,6 +396,7 @@ fn node_config(
     holder: &Holder,
     part: Part,
     blueprint: &Blueprint,
+    newest_generation: u64,
 ) -> NodeConfig {
     let channel = config.channel.clone();
     NodeConfig {
@@ -371,6 +411,7 @@ fn node_config(
         retry: RetryConfig::default(),
         gate_bytes_max: GATE_BYTES_MAX,
         generation: 0,
+        newest_generation,
     }
 }
 
@@ -398,7 +439,11 @@ fn network(config: &Config) -> Result<Network, RuntimeError> {
         .network
         .as_ref()
         .map_or_else(Vec::new, |n| n.announce.clone());
-    Network::new(tap, config.vm.mac, announce).map_err(|source| RuntimeError::Io {
+    // As the node: a sign of life before the decision was at most a heartbeat old.
+    let detector = config.channel.as_ref().map(|channel| channel.detector);
+    let stale_ns = detector.map(|d| d.timeout_ns.saturating_sub(d.heartbeat_interval_ns));
+    let fence = TapFence::new(stale_ns);
+    Network::new(tap, config.vm.mac, announce, fence).map_err(|source| RuntimeError::Io {
         operation: "watch the TAP interface",
         source,
     })

@@ -29,6 +29,7 @@ impl Side {
             retry: RetryConfig::default(),
             gate_bytes_max: 1_000_000,
             generation: 0,
+            newest_generation: 0,
         };
         Self {
             node: Node::new(config),

@@ -19,6 +19,7 @@ impl Node {
             identity: self.config.identity.clone(),
             clocks: self.config.clocks.clone(),
             heartbeat_interval_ns: self.config.detector.heartbeat_interval_ns,
+            newest_generation: self.config.newest_generation.max(self.generation),
         };
         self.session = Session::Backup(Box::new(BackupSession::new(config, now)));
         self.detector = Some(FailureDetector::starting(self.config.detector, now));

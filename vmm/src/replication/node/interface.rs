@@ -49,6 +49,9 @@ pub struct NodeConfig {
     pub gate_bytes_max: usize,
     /// Generation of the snapshot that an unreplicated guest goes on from; 0 at power-on.
     pub generation: u64,
+    /// The newest generation that this host has seen: a primary of an older one is not followed, a
+    /// grant that is no newer counts for nothing. 0 for none.
+    pub newest_generation: u64,
 }
 
 /// The arbiter's answer to the request under way. Every [`NodeCommand::Claim`] gets exactly one; a
@@ -205,6 +208,14 @@ pub enum HaltReason {
         ours: String,
         /// Our value.
         theirs: String,
+    },
+    /// This host has seen a newer generation than the one after which this side was to start.
+    #[error("told to start after generation {after}, but this host has seen generation {newest}")]
+    OlderGeneration {
+        /// What the operator said.
+        after: u64,
+        /// What this host has seen.
+        newest: u64,
     },
     /// This copy differs from the log.
     #[error("this copy diverged: {0}")]

@@ -237,6 +237,12 @@ impl Node {
                 self.role.become_(Role::Solo);
                 self.start_guest(self.config.clocks.alone());
             }
+            Part::Primary {
+                after_generation: after,
+            } if after < self.config.newest_generation => {
+                let newest = self.config.newest_generation;
+                self.halt(HaltReason::OlderGeneration { after, newest });
+            }
             Part::Primary { after_generation } => {
                 self.generation = after_generation;
                 self.role.become_(Role::Starting);

@@ -45,7 +45,11 @@ fn node(part: Part) -> Node {
 }
 
 fn node_offering(clocks: ClockOffer, part: Part) -> Node {
-    Node::new(NodeConfig {
+    Node::new(config(clocks, part))
+}
+
+fn config(clocks: ClockOffer, part: Part) -> NodeConfig {
+    NodeConfig {
         part,
         holder: if part == Part::Backup {
             "b".into()
@@ -59,7 +63,8 @@ fn node_offering(clocks: ClockOffer, part: Part) -> Node {
         retry: RetryConfig::default(),
         gate_bytes_max: 1_000,
         generation: 0,
-    })
+        newest_generation: 0,
+    }
 }
 
 fn hello() -> Message {

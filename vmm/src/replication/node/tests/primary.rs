@@ -25,6 +25,31 @@ fn alone_starts_at_once_and_lets_everything_out() {
 }
 
 #[test]
+fn a_host_that_has_seen_more_does_not_claim_what_was_granted_before() {
+    let after = |after_generation, newest_generation| {
+        let part = Part::Primary { after_generation };
+        let mut node = Node::new(NodeConfig {
+            newest_generation,
+            ..config(ClockOffer::Only(ClockKind::Exits), part)
+        });
+        node.handle(at(0), NodeEvent::Start)
+    };
+    let reason = HaltReason::OlderGeneration {
+        after: 4,
+        newest: 5,
+    };
+    assert_eq!(
+        after(4, 5),
+        [
+            NodeCommand::Engine(Offer::Halt),
+            NodeCommand::Halted { reason }
+        ]
+    );
+    assert_eq!(after(5, 5), claim(6, 1));
+    assert_eq!(after(6, 5), claim(7, 1));
+}
+
+#[test]
 fn a_primary_claims_before_it_starts() {
     let mut node = node(Part::Primary {
         after_generation: 4,
