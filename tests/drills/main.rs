@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod arbiter_outage;
+mod cells;
 mod conversation;
 mod counters;
 mod failover;
@@ -49,6 +50,7 @@ const GROUPS: &[&[Drill]] = &[
     failover::DRILLS,
     redundancy::DRILLS,
     transfer::DRILLS,
+    cells::DRILLS,
     inspect::DRILLS,
     lab::DRILLS,
 ];
@@ -61,6 +63,9 @@ const NAMED_ONLY: &[&str] = &[
     redundancy::TEN_LIVES,
     snapshots::TWO_HUNDRED,
     transfer::KILLED,
+    cells::CELLS[0],
+    cells::CELLS[1],
+    cells::CELLS[2],
     "system-call-outside",
 ];
 

@@ -6,7 +6,7 @@
 
 use crate::arbiter::Arbiter;
 use crate::host::{BOOT_LIMIT, Counters, Host, STATE_DIR};
-use crate::link::{Link, Port};
+use crate::link::{Link, Port, TapPort};
 use crate::netns::{Network, address};
 use crate::pair::PairOptions;
 use crate::prepare::Prepared;
@@ -115,6 +115,9 @@ pub struct Lab {
     pub network: Network,
     /// The log link.
     pub link: Link,
+    /// The link between the service network, where both hosts are, and the arbiter: the arbiter is in
+    /// the place of the backup.
+    pub arbiter_link: Link,
     /// The arbiter; not started.
     pub arbiter: Arbiter,
     kind: HostKind,
@@ -133,6 +136,7 @@ impl Lab {
     /// When anything of it fails.
     pub fn start(prepared: &Prepared) -> Result<Self> {
         let network = Network::create()?;
+        let arbiter_link = arbiter_link(&network)?;
         let programs = &prepared.programs;
         let arbiter = Arbiter::new(&programs.understudy, &network.run_dir().join("arbiter"))?;
         let (primary, backup) = match prepared.hosts {
@@ -144,6 +148,7 @@ impl Lab {
         let mut lab = Self {
             network,
             link,
+            arbiter_link,
             arbiter,
             kind,
             guest_kernel: prepared.images.guest_kernel.clone(),
@@ -212,6 +217,7 @@ impl Lab {
     pub fn reset(&mut self) -> Result<()> {
         self.arbiter.forget()?;
         self.link.mend();
+        self.arbiter_link.mend();
         for side in Side::BOTH {
             self.network.set_connected(&format!("svc-{side}"), true)?;
             let host = self.host_mut(side);
@@ -292,6 +298,13 @@ impl Lab {
     pub fn run_dir(&self) -> &Path {
         self.network.run_dir()
     }
+}
+
+fn arbiter_link(network: &Network) -> Result<Link> {
+    let (on_bridge, inside) = ("svc-arbiter", "arbiter");
+    let ports = (TapPort::create(on_bridge)?, TapPort::create(inside)?);
+    network.join_arbiter(on_bridge, inside)?;
+    Link::new(Arc::new(ports.0), Arc::new(ports.1), LINK_SEED)
 }
 
 /// Stops what runs in a host that is on, and empties its disk.

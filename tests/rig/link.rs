@@ -4,6 +4,8 @@
 //! per direction receives; a frame that must wait is handed to that direction's second thread. Which
 //! frames are lost or doubled follows from a seed and the order of frames alone.
 //!
+//! An impairment may concern one address only: the arbiter's link is that of both hosts.
+//!
 //! `tc netem` would do this in the kernel, but many kernels lack it.
 
 use anyhow::{Context, Result};
@@ -11,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,6 +130,8 @@ pub struct Impairment {
     pub loss_ppm: u32,
     /// Frames delivered twice, per million.
     pub duplicate_ppm: u32,
+    /// Only frames from or to this address (IPv4 and ARP) are impaired; all, if none is given.
+    pub only: Option<Ipv4Addr>,
 }
 
 /// What happened in one direction so far.
@@ -140,6 +145,20 @@ pub struct Counters {
     pub lost: u64,
     /// Frames delivered twice.
     pub duplicated: u64,
+}
+
+/// Whether an Ethernet frame is from or to `address`, or asks for it or tells of it (ARP).
+fn concerns(frame: &[u8], address: Ipv4Addr) -> bool {
+    // RFC 791, section 3.1, and RFC 826, behind 14 bytes of Ethernet.
+    let places = match frame.get(12..14) {
+        Some([0x08, 0x00]) => [26, 30],
+        Some([0x08, 0x06]) => [28, 38],
+        _ => return false,
+    };
+    let octets = address.octets();
+    places
+        .iter()
+        .any(|at| frame.get(*at..at + 4) == Some(&octets[..]))
 }
 
 /// One direction of a [`Link`].
@@ -278,7 +297,7 @@ impl Lane {
 
     fn pass(&self, frame: &[u8], to: &dyn Port) {
         let mut state = self.state();
-        let (copies, delay) = state.fate(frame.len());
+        let (copies, delay) = state.fate(frame);
         if delay.is_zero() && state.waiting.is_empty() {
             drop(state);
             for _ in 0..copies {
@@ -331,11 +350,15 @@ impl Lane {
 impl State {
     /// How often, and how late, the next frame is delivered. Always draws the same number of times,
     /// so that a change of one impairment does not shift the others.
-    fn fate(&mut self, length: usize) -> (u32, Duration) {
+    fn fate(&mut self, frame: &[u8]) -> (u32, Duration) {
         self.counters.frames += 1;
-        self.counters.bytes += length as u64;
+        self.counters.bytes += frame.len() as u64;
         let lost = self.chance.happens(self.impairment.loss_ppm);
         let doubled = self.chance.happens(self.impairment.duplicate_ppm);
+        let only = self.impairment.only;
+        if only.is_some_and(|address| !concerns(frame, address)) {
+            return (1, Duration::ZERO);
+        }
         if self.impairment.cut || lost {
             self.counters.lost += 1;
             return (0, Duration::ZERO);
@@ -436,6 +459,38 @@ mod tests {
         }
         let order: Vec<u8> = (0..6).map(|_| came.recv().unwrap()[0]).collect();
         assert_eq!(order, [0, 0, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn an_impairment_of_one_address_leaves_the_others_alone() {
+        let ip = |from: u8, to: u8| {
+            let mut frame = vec![0; 34];
+            frame[12] = 0x08;
+            frame[26..30].copy_from_slice(&[10, 77, 0, from]);
+            frame[30..34].copy_from_slice(&[10, 77, 0, to]);
+            frame
+        };
+        let mut arp = vec![0; 42];
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        arp[38..42].copy_from_slice(&[10, 77, 0, 1]);
+        let first = Ipv4Addr::new(10, 77, 0, 1);
+        for frame in [ip(1, 3), ip(3, 1), arp] {
+            assert!(concerns(&frame, first), "{frame:?}");
+        }
+        for frame in [ip(2, 3), ip(3, 2), vec![0; 13], vec![8; 20]] {
+            assert!(!concerns(&frame, first), "{frame:?}");
+        }
+        let (hosts, feed, _from_arbiter) = port();
+        let (arbiter, _feed_arbiter, came) = port();
+        let link = Link::new(hosts, arbiter, 1).unwrap();
+        link.impair_both(Impairment {
+            cut: true,
+            only: Some(first),
+            ..Default::default()
+        });
+        feed.send(ip(1, 3)).unwrap();
+        feed.send(ip(2, 3)).unwrap();
+        assert_eq!(came.recv().unwrap(), ip(2, 3));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The lab's network, inside the rig's own network namespace.
 //!
 //! ```text
-//!   primary host ── svc-primary ┐                 ┌ veth ── namespace `arbiter`  10.77.0.3
+//!   primary host ── svc-primary ┐                 ┌ crate::link ── namespace `arbiter`  10.77.0.3
 //!   backup host  ── svc-backup  ┴── bridge svc ───┴ veth ── namespace `client`   10.77.0.4
 //!        (in each host: br0 = eth0 + tap0 of the guest, 10.77.0.1 and .2; the guest is 10.77.0.10)
 //!   primary host eth1 ──────── crate::link ──────── eth1 backup host     10.78.0.1, 10.78.0.2
@@ -71,21 +71,30 @@ impl Network {
             address::RIG,
             address::PREFIX
         ))?;
-        for (name, address) in [("arbiter", address::ARBITER), ("client", address::CLIENT)] {
+        for name in ["arbiter", "client"] {
             run(Command::new("ip").args(["netns", "add", name]))?;
-            ip_batch(&format!(
-                "link add svc-{name} type veth peer name eth0 netns {name}\n\
-                 link set svc-{name} master svc up\n"
-            ))?;
-            let namespace = Namespace::named(name);
-            namespace.ip_batch(&format!(
-                "link set lo up\naddr add {address}/{} dev eth0\nlink set eth0 up\n",
-                address::PREFIX
-            ))?;
         }
+        ip_batch(
+            "link add svc-client type veth peer name eth0 netns client\n\
+             link set svc-client master svc up\n",
+        )?;
+        address_of("client", address::CLIENT)?;
         Ok(Self {
             run_dir: RUN_DIR.into(),
         })
+    }
+
+    /// Joins the namespace `arbiter` to the service bridge by two TAP devices, between which the rig
+    /// carries the frames: `bridge_tap` stays on the bridge, `arbiter_tap` becomes the arbiter's `eth0`.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn join_arbiter(&self, bridge_tap: &str, arbiter_tap: &str) -> Result<()> {
+        ip_batch(&format!(
+            "link set {bridge_tap} master svc up\n\
+             link set {arbiter_tap} netns arbiter name eth0\n"
+        ))?;
+        address_of("arbiter", address::ARBITER)
     }
 
     /// Makes a TAP device on the service bridge for a host.
@@ -180,6 +189,14 @@ impl Namespace {
     fn ip_batch(&self, script: &str) -> Result<()> {
         feed(self.command(Path::new("ip")).args(["-batch", "-"]), script)
     }
+}
+
+/// Gives `eth0` of a namespace its address.
+fn address_of(name: &str, address: &str) -> Result<()> {
+    Namespace::named(name).ip_batch(&format!(
+        "link set lo up\naddr add {address}/{} dev eth0\nlink set eth0 up\n",
+        address::PREFIX
+    ))
 }
 
 fn ip_batch(script: &str) -> Result<()> {
