@@ -10,6 +10,9 @@ use logging_channel::record::{Record, RecordBody};
 /// Second byte of an Ethernet frame's type: a guest that looks at frames at all cannot overlook it.
 const ETHER_TYPE_BYTE: usize = 13;
 
+/// Shorter ones may carry nothing but an acknowledgement, and the next makes good for a lost one.
+const LENGTH_MIN: usize = 100;
+
 /// Spoils one packet, and then nothing more.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Spoiler {
@@ -23,7 +26,7 @@ impl Spoiler {
         Self { from_record }
     }
 
-    /// Spoils the first packet that is late enough.
+    /// Spoils the first packet that is late and long enough.
     pub(super) fn pass(&mut self, offer: &mut Offer) {
         let (Some(from), Offer::Records(records)) = (self.from_record, offer) else {
             return;
@@ -31,6 +34,7 @@ impl Spoiler {
         let late = |record: &&mut Record| record.index.0 >= from;
         for record in records.iter_mut().filter(late) {
             if let RecordBody::Packet { bytes, .. } = &mut record.body
+                && bytes.len() >= LENGTH_MIN
                 && let Some(byte) = bytes.get_mut(ETHER_TYPE_BYTE)
             {
                 *byte ^= 0x10;
@@ -54,13 +58,15 @@ mod tests {
 
     #[test]
     fn one_packet_is_spoiled_and_no_other() {
+        // The first that is late enough is too short.
+        let length = |index| if index == 2 { 66 } else { 130 };
         let packet = |index| Record {
             index: LogIndex(index),
             point: ExecutionPoint::default(),
             guest_time: GuestTime::ZERO,
             body: RecordBody::Packet {
                 device: 0,
-                bytes: vec![8; 60],
+                bytes: vec![8; length(index)],
             },
         };
         let records: Vec<_> = (0..4).map(packet).collect();
@@ -71,7 +77,7 @@ mod tests {
             panic!("{offer:?}");
         };
         let changed: Vec<_> = (0..4).filter(|at| passed[*at] != records[*at]).collect();
-        assert_eq!(changed, [2]);
+        assert_eq!(changed, [3]);
         let mut again = Offer::Records(records.clone());
         spoiler.pass(&mut again);
         assert_eq!(again, Offer::Records(records));
