@@ -19,35 +19,12 @@ use crate::protocol::{
     VERSION, VmReply, VmsReply,
 };
 use crate::register::{Claim, Outcome, VmName};
+pub use crate::retry::RetryPolicy;
+use crate::retry::{self, GaveUp};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tls::Dial;
-
-/// How long to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Longest time for one try, connecting included.
-    pub try_ms_max: u64,
-    /// Tries before an error is returned; at least 1.
-    pub tries_max: u32,
-    /// Pause after the first failed try; doubles with each further one.
-    pub pause_ms_min: u64,
-    /// Longest pause.
-    pub pause_ms_max: u64,
-}
-
-impl Default for RetryPolicy {
-    /// Four tries within about 1.4 s: a claimant that must wait longer calls again.
-    fn default() -> Self {
-        Self {
-            try_ms_max: 300,
-            tries_max: 4,
-            pause_ms_min: 20,
-            pause_ms_max: 200,
-        }
-    }
-}
 
 /// No answer, or none that can be used. Whether a claim was granted is not known.
 #[derive(Debug, thiserror::Error)]
@@ -107,12 +84,7 @@ impl ClientError {
 }
 
 /// Why one try brought no answer.
-enum Missed {
-    /// Another may.
-    Failed(String),
-    /// None will.
-    Final(ClientError),
-}
+type Missed = retry::Missed<ClientError>;
 
 /// A client of one arbiter: of `understudy arbiter`, or of the registers in an etcd cluster. Cheap to
 /// clone; clones share connections.
@@ -295,33 +267,20 @@ impl ArbiterClient {
         self.judge(status, &bytes)
     }
 
-    /// Tries until there is an answer, or the policy's tries are used up.
     async fn again<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, Missed>>,
     {
-        let mut pause_ms = self.policy.pause_ms_min;
-        let tries = self.policy.tries_max.max(1);
-        let mut last = String::new();
-        for number in 1..=tries {
-            match attempt().await {
-                Ok(answer) => return Ok(answer),
-                Err(Missed::Final(error)) => return Err(error),
-                Err(Missed::Failed(what)) => {
-                    tracing::debug!(url = self.url, number, what, "no answer from the arbiter");
-                    last = what;
-                }
-            }
-            if number < tries {
-                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-                pause_ms = pause_ms.saturating_mul(2).min(self.policy.pause_ms_max);
-            }
-        }
-        Err(ClientError::Unreachable {
-            url: self.url.clone(),
-            tries,
-            last,
-        })
+        retry::again(self.policy, attempt)
+            .await
+            .map_err(|gave_up| match gave_up {
+                GaveUp::Final(error) => error,
+                GaveUp::Unreachable { tries, last } => ClientError::Unreachable {
+                    url: self.url.clone(),
+                    tries,
+                    last,
+                },
+            })
     }
 
     /// One try. Answers of 500 and above are failures too: the same claim may be granted later.

@@ -10,6 +10,7 @@
 //! | `etcd` | registers in an etcd cluster, by compare-and-swap |
 //! | `http` | the client's connections |
 //! | `server` | answers requests, stops when its store fails |
+//! | `retry` | tries, pauses, and an end |
 //! | `client` | claims with short tries and bounded retry |
 //!
 //! **Invariant: a grant is permanent.** There are no leases and no clocks: a generation, once
@@ -24,5 +25,6 @@ mod etcd;
 mod http;
 pub mod protocol;
 pub mod register;
+mod retry;
 pub mod server;
 pub mod store;

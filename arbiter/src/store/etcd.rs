@@ -12,9 +12,9 @@
 
 use super::{Store, StoreError};
 use crate::address::{Address, AddressError};
-use crate::client::RetryPolicy;
 use crate::etcd::{Etcd, EtcdError};
 use crate::register::{Claim, Outcome, Register, VmName};
+use crate::retry::{self, GaveUp, Missed, RetryPolicy};
 use std::future::Future;
 use tls::Dial;
 use tokio::runtime::Handle;
@@ -25,7 +25,7 @@ pub struct EtcdStore {
     etcd: Etcd,
     url: String,
     runtime: Handle,
-    tries: u32,
+    policy: RetryPolicy,
 }
 
 impl EtcdStore {
@@ -54,7 +54,7 @@ impl EtcdStore {
             etcd: Etcd::new(members, prefix, policy.try_ms_max, dial),
             url: address.to_string(),
             runtime,
-            tries: policy.tries_max.max(1),
+            policy,
         })
     }
 
@@ -62,21 +62,21 @@ impl EtcdStore {
         &self,
         ask: impl Fn() -> F,
     ) -> Result<T, StoreError> {
-        let mut last = String::new();
-        for _ in 0..self.tries {
-            match self.runtime.block_on(ask()) {
-                Ok(answer) => return Ok(answer),
-                Err(EtcdError::Unreachable(why)) => last = why,
-                Err(error) => {
-                    return Err(StoreError::Cluster {
-                        url: self.url.clone(),
-                        found: error.to_string(),
-                    });
-                }
-            }
-        }
-        let url = self.url.clone();
-        Err(StoreError::Unavailable { url, last })
+        let attempt = || async {
+            ask().await.map_err(|error| match error {
+                EtcdError::Unreachable(why) => Missed::Failed(why),
+                error => Missed::Final(error),
+            })
+        };
+        let asked = self.runtime.block_on(retry::again(self.policy, attempt));
+        let url = || self.url.clone();
+        asked.map_err(|gave_up| match gave_up {
+            GaveUp::Unreachable { last, .. } => StoreError::Unavailable { url: url(), last },
+            GaveUp::Final(error) => StoreError::Cluster {
+                url: url(),
+                found: error.to_string(),
+            },
+        })
     }
 }
 

@@ -5,14 +5,15 @@
 
 use super::conformance::{self, claim, vm};
 use super::{EtcdStore, Store, StoreError};
-use crate::client::{ArbiterClient, ClientError, RetryPolicy};
+use crate::client::{ArbiterClient, ClientError};
 use crate::register::Outcome;
+use crate::retry::RetryPolicy;
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use tls::Dial;
 use tokio::runtime::Runtime;
 
@@ -62,6 +63,20 @@ impl Member {
     }
 }
 
+/// An address on loopback for each member of one cluster, which no other process and no other test
+/// uses: a free port of 127.0.0.1 may be somebody's before the member that is started for it binds it.
+fn own_hosts() -> impl Iterator<Item = Ipv4Addr> {
+    static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+    let cluster = CLUSTERS.fetch_add(1, Ordering::SeqCst);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    // 127.0 is what others use.
+    let high = high.max(1);
+    (1..=MEMBERS).map(move |member| {
+        let last = usize::from(cluster) * 10 + member;
+        Ipv4Addr::new(127, high, low, u8::try_from(last).unwrap())
+    })
+}
+
 struct Cluster {
     members: Vec<Member>,
     addresses: Vec<String>,
@@ -92,12 +107,9 @@ impl Cluster {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let ports: Vec<_> = (0..2 * MEMBERS)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let at = |n: usize| ports[n].local_addr().unwrap().to_string();
-        let (clients, peers): (Vec<_>, Vec<_>) =
-            (0..MEMBERS).map(|n| (at(n), at(MEMBERS + n))).unzip();
+        let (clients, peers): (Vec<_>, Vec<_>) = own_hosts()
+            .map(|host| (format!("{host}:2379"), format!("{host}:2380")))
+            .unzip();
         let all: Vec<_> = peers
             .iter()
             .enumerate()
@@ -138,7 +150,6 @@ impl Cluster {
             addresses: clients.clone(),
             _directory: directory,
         };
-        drop(ports);
         cluster.members.iter_mut().for_each(Member::start);
         Some(cluster)
     }
