@@ -208,30 +208,14 @@ impl<E: Executor> Engine<E> {
     /// # Errors
     /// When the executor cannot be read.
     pub fn recording(
-        mut executor: E,
+        executor: E,
         start: Start,
         config: EngineConfig,
         entropy: EntropySource,
         now: HostTime,
     ) -> Result<Self, E::Error> {
-        let place = Place::begin(&mut executor)?;
-        let mut outbox = Vec::new();
-        let mut recorder = Recorder::new(LogIndex(0), now, executor.guest_time(), config, entropy);
-        recorder.emit(
-            &place,
-            executor.guest_time(),
-            RecordBody::Start(Box::new(start)),
-            &mut outbox,
-        );
-        let mode = Mode::Recording(Box::new(recorder));
-        Ok(Self {
-            executor,
-            place,
-            mode,
-            outbox,
-            config,
-            entropy: None,
-        })
+        let first = RecordBody::Start(Box::new(start));
+        Self::recording_from(LogIndex(0), first, executor, config, entropy, now)
     }
 
     /// An engine that records from where a saved guest stands: record `next` begins `generation`.
@@ -241,6 +225,19 @@ impl<E: Executor> Engine<E> {
     pub fn resuming(
         next: LogIndex,
         generation: u64,
+        executor: E,
+        config: EngineConfig,
+        entropy: EntropySource,
+        now: HostTime,
+    ) -> Result<Self, E::Error> {
+        let first = RecordBody::Control(Control::Generation(generation));
+        Self::recording_from(next, first, executor, config, entropy, now)
+    }
+
+    /// Records from here; `first` becomes record `next`.
+    fn recording_from(
+        next: LogIndex,
+        first: RecordBody,
         mut executor: E,
         config: EngineConfig,
         entropy: EntropySource,
@@ -250,8 +247,7 @@ impl<E: Executor> Engine<E> {
         let mut outbox = Vec::new();
         let time = executor.guest_time();
         let mut recorder = Recorder::new(next, now, time, config, entropy);
-        let control = RecordBody::Control(Control::Generation(generation));
-        recorder.emit(&place, time, control, &mut outbox);
+        recorder.emit(&place, time, first, &mut outbox);
         let mode = Mode::Recording(Box::new(recorder));
         Ok(Self {
             executor,

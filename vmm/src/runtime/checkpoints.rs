@@ -74,14 +74,16 @@ impl Checkpoints {
 
     /// The last state from which the guest can be brought to this exit with nothing done there.
     pub(super) fn before(&self, exits: u64) -> Option<&PathBuf> {
-        let at = self.kept.partition_point(|kept| kept.exits < exits);
-        Some(&self.kept[at.checked_sub(1)?].file)
+        self.last_before(exits).map(|kept| &kept.file)
     }
 
     /// The last exit up to `exits` that a state is right before; 0 without one.
     pub(super) fn start_before(&self, exits: u64) -> u64 {
-        let at = self.kept.partition_point(|kept| kept.exits < exits);
-        at.checked_sub(1).map_or(0, |at| self.kept[at].exits + 1)
+        self.last_before(exits).map_or(0, |kept| kept.exits + 1)
+    }
+
+    fn last_before(&self, exits: u64) -> Option<&Kept> {
+        self.kept.iter().rfind(|kept| kept.exits < exits)
     }
 }
 

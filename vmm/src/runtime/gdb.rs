@@ -60,13 +60,15 @@ pub fn serve_gdb(
         let why = io::Error::new(kind, "only logs of the exit clock can be debugged");
         return Err(io("serve gdb")(why));
     }
-    replay.run(Some(options.until.unwrap_or(Place::Exit(0))), &mut Nobody)?;
+    let mut checkpoints = Checkpoints::new().map_err(io("make a directory for states"))?;
+    let until = options.until.unwrap_or(Place::Exit(0));
+    replay.run_keeping(until, &mut Nobody, &mut checkpoints)?;
     let exits = replay.engine.point().exits;
     drop(replay);
     let mut guest = Guest {
         options: *options,
         replay: None,
-        checkpoints: Checkpoints::new().map_err(io("make a directory for states"))?,
+        checkpoints,
     };
     // From an exit, so that the same place can be reached again.
     guest.restart(exits)?;
@@ -159,7 +161,8 @@ impl Debuggee for Guest<'_> {
                 })?
             }
         };
-        replay.run_keeping(exits, &mut Nobody, &mut self.checkpoints)?;
+        let until = Place::Exit(exits);
+        replay.run_keeping(until, &mut Nobody, &mut self.checkpoints)?;
         self.replay = Some(replay);
         Ok(())
     }

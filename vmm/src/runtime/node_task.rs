@@ -439,10 +439,10 @@ impl NodeTask {
         let now = self.ports.clock.now();
         self.observer.event(now, &event);
         let commands = self.node.handle(now, event);
-        if let Some(mark) = &self.ports.mark {
-            mark.raise(self.node.generation());
-        }
         let generation = self.node.generation();
+        if let Some(mark) = &self.ports.mark {
+            mark.raise(generation);
+        }
         self.ports.network.decided(generation, now);
         for command in commands {
             self.observer.command(now, &command);

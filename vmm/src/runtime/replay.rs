@@ -349,15 +349,14 @@ impl Replay {
         }
     }
 
-    /// Replays up to an exit, and keeps states on the way.
+    /// Replays up to a place, and keeps states on the way.
     pub(super) fn run_keeping(
         &mut self,
-        exits: u64,
+        until: Place,
         observer: &mut impl Observer,
         checkpoints: &mut Checkpoints,
     ) -> Result<(), RuntimeError> {
-        let until = Some(Place::Exit(exits));
-        self.run_settling(until, observer, |replay, next| {
+        self.run_settling(Some(until), observer, |replay, next| {
             let here = replay.engine.point().exits;
             if let Some(file) = checkpoints.wanted(here) {
                 let about = replay.about(next);
