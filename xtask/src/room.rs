@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What a run in a fresh clone takes, images and their sources included.
-const WANTED_MIB: u64 = 12 << 10;
+const WANTED_MIB: u64 = 8 << 10;
 /// Less than this is too little even where everything is built.
 const NEEDED_MIB: u64 = 2 << 10;
 
