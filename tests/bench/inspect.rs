@@ -5,12 +5,12 @@ use crate::measure::Measures;
 use crate::synthetic_log;
 use anyhow::{Context, Result, ensure};
 use rig::lab::Lab;
-use rig::wait::{now, pause};
+use rig::wait::now;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use wait4::Wait4 as _;
 
 const LOG_BYTES: u64 = 2 << 30;
 
@@ -66,20 +66,14 @@ fn run(program: &Path, command: &str, log: &Path) -> Result<(f64, f64)> {
         .arg(log)
         .stdout(Stdio::null())
         .spawn();
-    let mut child = child.context("cannot start understudy")?;
-    let status = format!("/proc/{}/status", child.id());
-    let mut memory_kib = 0;
-    let ended = loop {
-        if let Some(ended) = child.try_wait()? {
-            break ended;
-        }
-        // The most so far; gone when it has just ended.
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let most = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let most = most.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-        memory_kib = most.unwrap_or(0).max(memory_kib);
-        pause(Duration::from_millis(5));
-    };
-    ensure!(ended.success(), "log {command}: {ended}");
-    Ok((began.elapsed().as_secs_f64(), memory_kib as f64 / 1024.0))
+    let child = child.context("cannot start understudy")?;
+    let ended = child.wait4()?;
+    let seconds = began.elapsed().as_secs_f64();
+    ensure!(
+        ended.status.success(),
+        "log {command}: {status}",
+        status = ended.status
+    );
+    ensure!(ended.rusage.maxrss > 0, "no memory of log {command} known");
+    Ok((seconds, ended.rusage.maxrss as f64 / f64::from(1 << 20)))
 }
