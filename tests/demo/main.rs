@@ -44,6 +44,9 @@ struct Arguments {
     /// Silence after which the other host is suspected, in milliseconds
     #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS")]
     suspect_ms: u32,
+    /// Keep both hosts' logs of a run that passed, too, below target/rig, for `understudy log`
+    #[arg(long)]
+    keep: bool,
 }
 
 fn main() -> ExitCode {
@@ -66,17 +69,19 @@ fn run() -> Result<ExitCode> {
         Stage::Inside(prepared) => prepared,
     };
     let mut lab = step("booting two hosts", || Lab::start(&prepared))?;
-    let report = match perform(&mut lab, &arguments) {
-        Ok(report) => report,
-        Err(error) => {
-            let kept = artifacts::keep(&mut lab, "demo", "cargo xtask demo", &format!("{error:#}"));
-            if let Some(dir) = kept {
-                eprintln!("  everything of this run is kept in {}", dir.display());
-            }
-            return Err(error);
-        }
+    let performed = perform(&mut lab, &arguments);
+    let said = match &performed {
+        Ok(report) => report.screen().to_string(),
+        Err(error) => format!("{error:#}"),
     };
-    print!("{}", report.screen());
+    if arguments.keep || performed.is_err() {
+        let kept = artifacts::keep(&mut lab, "demo", "cargo xtask demo", &said);
+        if let Some(dir) = kept {
+            eprintln!("  everything of this run is kept in {}", dir.display());
+        }
+    }
+    let report = performed?;
+    print!("{said}");
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }

@@ -168,6 +168,7 @@ ip link set lo up
 if [ -n \"$rig_address\" ]; then
   brctl addbr br0
   ip link set eth0 up promisc on; brctl addif br0 eth0
+  echo 0 > /sys/class/net/eth0/brport/learning
   tunctl -t tap0 >/dev/null
   ip link set tap0 up; brctl addif br0 tap0
   ip addr add $rig_address dev br0; ip link set br0 up

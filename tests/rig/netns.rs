@@ -126,7 +126,7 @@ impl Network {
         Namespace::named(&namespace).ip_batch(&format!(
             "link set lo up\n\
              link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
-             link set eth0 master br0 up\n\
+             link set eth0 master br0 up type bridge_slave learning off\n\
              tuntap add dev tap0 mode tap\n\
              link set tap0 master br0 up\n\
              addr add {service}/{prefix} dev br0\n\

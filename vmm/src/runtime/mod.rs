@@ -20,6 +20,7 @@ mod fence;
 mod gdb;
 mod generation_mark;
 mod guest;
+mod held_frames;
 mod hidden_trap_flag;
 pub mod host_clock;
 pub mod kvm_executor;
@@ -44,6 +45,7 @@ mod tap_fence;
 mod transfer;
 mod vcpu_start;
 pub mod vcpu_thread;
+mod wake;
 pub mod watchdog;
 
 pub use doom::Moment;

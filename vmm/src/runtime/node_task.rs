@@ -7,6 +7,7 @@
 use super::control_socket::{AnswerError, Wish};
 use super::doom::Doom;
 use super::generation_mark::GenerationMark;
+use super::held_frames::HeldFrames;
 use super::host_clock::HostClock;
 use super::link_task::LinkEvent;
 use super::log_thread::LogThread;
@@ -15,6 +16,7 @@ use super::sabotage::Spoiler;
 use super::saving::{Saver, SavingEvent};
 use super::transfer::{Transfer, TransferEvent};
 use super::vcpu_thread::VcpuReport;
+use super::wake::{Wake, next_part, next_wish, sleep_until};
 use crate::backend::console::{Console, ConsoleEvent};
 use crate::kvm::dirty::DirtyLog;
 use crate::kvm::kick::Kicker;
@@ -116,6 +118,8 @@ pub(super) struct NodeTask {
     alone: bool,
     /// Whether this side records, so that input has somewhere to go.
     recording: bool,
+    /// Input for a guest that does not live here yet.
+    held: HeldFrames,
     answers: (mpsc::Sender<ArbiterReply>, mpsc::Receiver<ArbiterReply>),
     published_at: Option<HostTime>,
     /// The state of the guest on its way to a new backup.
@@ -133,19 +137,6 @@ enum Slowed {
     Copied,
 }
 
-/// What woke the loop.
-enum Wake {
-    Vcpu(Option<VcpuReport>),
-    Link(LinkEvent),
-    Answer(ArbiterReply),
-    Frames(Vec<Vec<u8>>),
-    Typed(ConsoleEvent),
-    Transfer(TransferEvent),
-    Saving(SavingEvent),
-    Wish(Wish),
-    Timer,
-}
-
 impl NodeTask {
     /// A loop around `node`.
     #[must_use]
@@ -159,6 +150,7 @@ impl NodeTask {
             wake_at: None,
             alone: false,
             recording: false,
+            held: HeldFrames::default(),
             answers,
             published_at: None,
             transfer: None,
@@ -332,7 +324,7 @@ impl NodeTask {
     /// Keeps our own records on disk, and notices when this side begins to record.
     fn note_emitted(&mut self, items: &[Emitted]) {
         if items.iter().any(|item| matches!(item, Emitted::Live)) {
-            self.recording = true;
+            self.begin_recording();
         }
         self.keep_evidence(items);
         if let Some(log) = &mut self.ports.log {
@@ -354,7 +346,7 @@ impl NodeTask {
             _ => None,
         });
         for divergence in diverged {
-            let generation = self.node.status(self.ports.clock.now()).generation;
+            let generation = self.node.generation();
             log.diverged(generation, divergence.as_ref().clone());
         }
     }
@@ -374,6 +366,7 @@ impl NodeTask {
                 if let (Some(log), Message::Log(records)) = (&mut self.ports.log, &message) {
                     log.append(records.clone());
                 }
+                self.held.heard();
                 self.handle(NodeEvent::PeerMessage(message));
             }
             LinkEvent::Gone { number, cause } if current == Some(number) => {
@@ -397,9 +390,22 @@ impl NodeTask {
         let _ = wanted.try_send(());
     }
 
+    /// The guest lives here: input reaches it, and first what waited for that.
+    fn begin_recording(&mut self) {
+        self.recording = true;
+        let held = self.held.take(self.ports.clock.now());
+        if !held.is_empty() {
+            tracing::info!(
+                frames = held.len(),
+                "frames that arrived before the guest lived here"
+            );
+            self.frames_arrived(held);
+        }
+    }
+
     fn frames_arrived(&mut self, frames: Vec<Vec<u8>>) {
         if !self.recording {
-            return;
+            return self.held.keep(self.ports.clock.now(), frames);
         }
         for bytes in frames {
             self.offer(Offer::Input(Input::Packet { device: 0, bytes }));
@@ -475,7 +481,8 @@ impl NodeTask {
             NodeCommand::Release(output) => self.release(output),
             NodeCommand::Engine(offer) => self.engine(offer),
             NodeCommand::StartGuest { generation, clock } => {
-                self.recording = true;
+                self.held.heard();
+                self.begin_recording();
                 // An earlier life of this guest may have ended on the other host.
                 self.attach();
                 (self.ports.start_guest)(generation, clock);
@@ -483,8 +490,8 @@ impl NodeTask {
             NodeCommand::BeginTransfer { attempt } => self.begin_transfer(attempt),
             NodeCommand::EndTransfer => self.end_transfer(),
             NodeCommand::Announce => {
-                self.recording = true;
                 self.attach();
+                self.begin_recording();
             }
             NodeCommand::Halted { reason } => self.over(NodeEnd::Halted(reason)),
             NodeCommand::Ended(reason) => self.over(NodeEnd::Ended(reason)),
@@ -564,23 +571,6 @@ impl NodeTask {
         }
         self.ports.saver.close().await;
         drop(self.ports.console);
-    }
-}
-
-async fn next_wish(wishes: &Wishes) -> Option<Wish> {
-    wishes.lock().await.recv().await
-}
-
-async fn next_part(transfer: &mut Option<Transfer>) -> Option<TransferEvent> {
-    match transfer {
-        Some(transfer) => transfer.events.recv().await,
-        None => None,
-    }
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    if let Some(at) = at {
-        tokio::time::sleep_until(at).await;
     }
 }
 
