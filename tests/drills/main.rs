@@ -58,7 +58,7 @@ const GROUPS: &[&[Drill]] = &[
 /// What the exit clock cannot pass: left out of "all" there.
 const BRANCHES_ONLY: &[&str] = &[record_replay::BUSY, record_replay::DEBUGGED, counters::SKID];
 
-/// Run only when named: they take minutes, but the last, which needs lists that are enforced.
+/// Run only when named: they take minutes.
 const NAMED_ONLY: &[&str] = &[
     redundancy::TEN_LIVES,
     snapshots::TWO_HUNDRED,
@@ -66,7 +66,6 @@ const NAMED_ONLY: &[&str] = &[
     cells::CELLS[0],
     cells::CELLS[1],
     cells::CELLS[2],
-    "system-call-outside",
 ];
 
 fn all() -> impl Iterator<Item = &'static Drill> {
@@ -86,7 +85,7 @@ struct Arguments {
     #[arg(long, default_value = "exits", value_parser = rig::pair::CLOCKS)]
     clock: String,
     /// System calls outside the lists: enforced, logged (in the hosts' kernel log) or off
-    #[arg(long, default_value = "off")]
+    #[arg(long, default_value = "enforced")]
     confine: String,
     /// Print the results as JSON
     #[arg(long)]

@@ -84,7 +84,7 @@ impl Default for PairOptions {
             memory_every: 0,
             log: true,
             tls: false,
-            confine: "off".into(),
+            confine: "enforced".into(),
             stand_by: false,
             diverge_from: None,
             die_at: None,

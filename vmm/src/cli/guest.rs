@@ -162,7 +162,7 @@ struct ConfineArguments {
     user: Option<String>,
     /// System calls outside the list of a thread: kill the process, note them in the kernel's log, or
     /// look at none.
-    #[arg(long, value_enum, default_value_t = Confine::Off)]
+    #[arg(long, value_enum, default_value_t = Confine::Enforced)]
     confine: Confine,
 }
 

@@ -18,11 +18,11 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Confinement {
     /// A call outside the list kills the process.
+    #[default]
     Enforced,
     /// It passes, and the kernel notes it.
     Logged,
-    /// Nobody looks. The default until the drills have passed with the lists.
-    #[default]
+    /// Nobody looks.
     Off,
 }
 
