@@ -1,4 +1,4 @@
-//! The witness binary: the guest's service, its CPU-bound benchmark, its debugger, and its first process.
+//! The witness binary: the guest's service, its benchmarks of processor and memory, its debugger, and its first process.
 //!
 //! Called as `init` (the initramfs links `/init` here) it forbids the time-stamp counter to itself
 //! and to everything started after it, then becomes the start script.
@@ -8,6 +8,7 @@
 mod debugger;
 mod server;
 mod spin;
+mod writing;
 
 use rustix::process::{TimeStampCounterReadability, set_time_stamp_counter_readability};
 use std::env;
@@ -18,6 +19,7 @@ const USAGE: &str = "\
 usage: witness serve [--requests N]   serve TCP ports 7 (witness), 9 (sink), 19 (source);
                                       exit once N requests were applied and answered
        witness spin N                 N million rounds of integer work; prints result and guest time
+       witness write MIB PAGES        fill so much memory, then write into so many pages each second
        witness debug PID N            steps and stops a program that computes, N rounds of 500 traps
        witness init-exec CMD [ARG..]  run CMD with the time-stamp counter forbidden";
 
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
             .parse()
             .map_or_else(|_| usage(), |count| serve(Some(count))),
         [_, "spin", count] => count.parse().map_or_else(|_| usage(), spin::run),
+        [_, "write", mib, pages] => match (mib.parse(), pages.parse()) {
+            (Ok(mib), Ok(pages)) => writing::run(mib, pages),
+            _ => usage(),
+        },
         [_, "debug", process, rounds] => match (process.parse(), rounds.parse()) {
             (Ok(process), Ok(rounds)) => debugger::run(process, rounds),
             _ => usage(),
