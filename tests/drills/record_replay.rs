@@ -176,18 +176,23 @@ pub(crate) fn record(lab: &Lab, workload: &str, requests: u64) -> Result<()> {
     record_with(lab, workload, requests, lab.options())
 }
 
+/// With the workload, and digests of memory.
+pub(crate) fn record_options(workload: &str, requests: u64, options: PairOptions) -> PairOptions {
+    PairOptions {
+        workload: workload.into(),
+        cmdline: format!("understudy.requests={requests} {}", options.cmdline),
+        memory_every: 200,
+        ..options
+    }
+}
+
 pub(crate) fn record_with(
     lab: &Lab,
     workload: &str,
     requests: u64,
     options: PairOptions,
 ) -> Result<()> {
-    let options = PairOptions {
-        workload: workload.into(),
-        cmdline: format!("understudy.requests={requests}"),
-        memory_every: 200,
-        ..options
-    };
+    let options = record_options(workload, requests, options);
     let guest = Alone::start(lab, &options)?;
     let load = Load {
         window: 4,

@@ -22,7 +22,9 @@ use vmm::clock::landing::{Crossing, LandingMethod};
 use vmm::config;
 use vmm::doctor;
 use vmm::replication::executor::Produced;
-use vmm::runtime::{self, LandingOptions, Observer, ReplayOptions, ReplayReport};
+use vmm::runtime::{
+    self, LandingOptions, Observer, ReplayOptions, ReplayReport, Share, TrialOptions,
+};
 
 /// Margin of landings on a host whose proof fails: either it has no counter, which the replay says
 /// when it needs one, or it lands late, which is a difference that names the place.
@@ -44,6 +46,7 @@ Examples:
     $ understudy replay --config guest.toml --until exit:90210 --memory 0xffffffff81000000 64
     $ understudy replay --config guest.toml --until 60s --save minute.snapshot
     $ understudy replay --config guest.toml --from minute.snapshot --until 61s --registers
+    $ understudy replay --config guest.toml --try-snapshots 20
     $ understudy replay --config guest.toml --json | jq .memory_digest
     $ understudy replay --config guest.toml --until 12.5s --gdb 127.0.0.1:1234
     $ gdb vmlinux -ex 'target remote 127.0.0.1:1234' -ex 'hbreak sys_write' -ex continue
@@ -69,6 +72,24 @@ pub(super) struct Arguments {
     /// At each of those places go on with another guest, built from what was saved of this one.
     #[arg(long, conflicts_with = "gdb")]
     through_snapshots: bool,
+    /// At N of those places, chosen at random, build another guest from what was saved of this one; each
+    /// replays to the end, too, and has to end like this one.
+    #[arg(long, value_name = "N", conflicts_with_all = ["gdb", "through_snapshots"])]
+    try_snapshots: Option<usize>,
+    /// Chooses the places of --try-snapshots.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        requires = "try_snapshots"
+    )]
+    seed: u64,
+    /// Only this share of them, as 1/2: for several hosts that have the same log.
+    #[arg(long, value_name = "K/N", requires = "try_snapshots")]
+    share: Option<Share>,
+    /// Sabotage for drills: each of those guests differs in one bit of memory.
+    #[arg(long, hide = true, requires = "try_snapshots")]
+    spoil_snapshots: bool,
     /// Show the guest's console output.
     #[arg(long)]
     console: bool,
@@ -112,6 +133,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         from: arguments.from.as_deref(),
         save: arguments.save.as_deref(),
         through_snapshots: arguments.through_snapshots,
+        trials: arguments.try_snapshots.map(|places| TrialOptions {
+            places,
+            seed: arguments.seed,
+            share: arguments.share.unwrap_or(Share::ALL),
+            spoiled: arguments.spoil_snapshots,
+        }),
     };
     if let Some(address) = arguments.gdb {
         let listening = |address| tracing::info!("gdb may connect: target remote {address}");
@@ -272,7 +299,7 @@ fn text_of(report: &ReplayReport) -> String {
     format!(
         "replayed     {records} records, {exits} exits\n\
          compared     {marks} digests of registers and devices, {memory_digests} of all memory\n\
-         landings     {between} inputs between exits, {states} states loaded, {snapshots} snapshots passed through\n\
+         landings     {between} inputs between exits, {states} states loaded, {snapshots} snapshots gone on from\n\
          guest time   {guest:.6} s\n\
          host time    {host:.3} s\n\
          end          {end}\n\

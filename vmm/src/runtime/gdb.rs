@@ -11,12 +11,11 @@
 use super::checkpoints::Checkpoints;
 use super::debugger::{Debuggee, Debugger, Entered, Stopped};
 use super::next_instruction::{INSTRUCTION_BYTES_MAX, successors};
-use super::replay::{Observer, Replay, ReplayOptions, linear};
+use super::replay::{Nobody, Replay, ReplayOptions, linear};
 use super::session::RuntimeError;
 use crate::kvm::vcpu::Debugging;
 use crate::machine::cpu_state::CpuState;
 use crate::replication::engine::{Next, Offer};
-use crate::replication::executor::Produced;
 use gdbstub::common::Signal;
 use gdbstub::conn::ConnectionExt;
 use gdbstub::stub::{GdbStub, SingleThreadStopReason, run_blocking};
@@ -35,7 +34,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use gdbstub_arch::x86::X86_64_SSE;
 use gdbstub_arch::x86::reg::X86_64CoreRegs;
 use inspect::place::Place;
-use logging_channel::record::{ClockKind, Record};
+use logging_channel::record::ClockKind;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener};
@@ -89,17 +88,6 @@ pub fn serve_gdb(
 }
 
 type Connection = Box<dyn ConnectionExt<Error = io::Error>>;
-
-/// Wants to know nothing of a replay.
-struct Nobody;
-
-impl Observer for Nobody {
-    fn record(&mut self, _: &Record, _: Option<&Produced>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn progress(&mut self, _: u64) {}
-}
 
 /// The guest on KVM, begun anew, or with a state that was kept, whenever it has to go back.
 struct Guest<'a> {

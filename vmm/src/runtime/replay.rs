@@ -9,7 +9,8 @@ use super::guest::Blueprint;
 use super::host_clock::HostClock;
 use super::kvm_executor::KvmExecutor;
 use super::session::RuntimeError;
-use super::snapshot_file;
+use super::snapshot_file::{self, Loaded};
+use super::snapshot_trials::{TrialOptions, Trials};
 use crate::clock::landing::LandingMethod;
 use crate::config::Config;
 use crate::kvm::KvmError;
@@ -26,6 +27,7 @@ use logging_channel::segment::reader::LogReader;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Records handed to the engine at a time.
@@ -49,7 +51,7 @@ pub struct ReplayReport {
     pub between: u64,
     /// States in the log that the guest was taken on by, where it made no exits.
     pub states: u64,
-    /// Snapshots that the replay went through.
+    /// Snapshots that the replay went through, or that were gone on from to the end.
     pub snapshots: u64,
     /// Guest time at the end, microseconds.
     pub guest_time_us: u64,
@@ -75,6 +77,17 @@ pub trait Observer {
 
     /// Now and then, the number of records done so far.
     fn progress(&mut self, records: u64);
+}
+
+/// Does not care.
+pub(super) struct Nobody;
+
+impl Observer for Nobody {
+    fn record(&mut self, _: &Record, _: Option<&Produced>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn progress(&mut self, _: u64) {}
 }
 
 /// How a replay on the branch clock lands.
@@ -103,6 +116,8 @@ pub struct ReplayOptions<'a> {
     pub save: Option<&'a Path>,
     /// Wherever the guest can be saved, save it, build another from the bytes, and go on with that.
     pub through_snapshots: bool,
+    /// Go on from snapshots of places on the way, too, each to the end.
+    pub trials: Option<TrialOptions>,
 }
 
 /// A guest that was replayed, as it stands.
@@ -188,7 +203,7 @@ pub(super) struct Replay {
     pub(super) engine: Engine<KvmExecutor>,
     /// Keeps the memory slots.
     vm: Vm,
-    blueprint: Blueprint,
+    blueprint: Arc<Blueprint>,
     /// Live when the last record given was made.
     generation: u64,
     /// Stop behind a Settle record.
@@ -220,18 +235,22 @@ pub fn replay(
     observer: &mut impl Observer,
 ) -> Result<Replayed, RuntimeError> {
     let mut replay = Replay::begin(options)?;
+    let mut trials = Trials::choose(options)?;
     if options.through_snapshots {
-        replay.run_through_snapshots(options.until, observer)?;
+        replay.run_settling(options.until, observer, Replay::pass_through_snapshot)?;
+    } else if options.trials.is_some() {
+        replay.run_settling(options.until, observer, |replay, next| {
+            trials.at(replay, next)
+        })?;
     } else {
         replay.run(options.until, observer)?;
     }
     if let Some(path) = options.save {
         replay.save_behind(path, observer)?;
     }
-    Ok(Replayed {
-        report: replay.report()?,
-        replay,
-    })
+    let mut report = replay.report()?;
+    trials.conclude(&mut report);
+    Ok(Replayed { report, replay })
 }
 
 impl Replay {
@@ -240,15 +259,19 @@ impl Replay {
         let landing = options.landing;
         let blueprint =
             Blueprint::read(options.config, landing.method)?.sabotaged(landing.counter_lies_after);
+        let blueprint = Arc::new(blueprint);
         match options.from {
             None => Self::begin_at_power_on(options, blueprint),
-            Some(path) => Self::begin_with_snapshot(options, blueprint, path),
+            Some(path) => {
+                let loaded = snapshot_file::load(path, &blueprint)?;
+                Self::begin_with_snapshot(options.directory, blueprint, loaded)
+            }
         }
     }
 
     fn begin_at_power_on(
         options: &ReplayOptions<'_>,
-        blueprint: Blueprint,
+        blueprint: Arc<Blueprint>,
     ) -> Result<Self, RuntimeError> {
         let mut log = LogReader::open(options.directory);
         let Some(first) = log.next_record()? else {
@@ -266,16 +289,16 @@ impl Replay {
         Ok(replay)
     }
 
-    fn begin_with_snapshot(
-        options: &ReplayOptions<'_>,
-        blueprint: Blueprint,
-        path: &Path,
+    /// The guest that was saved, and the rest of its log.
+    pub(super) fn begin_with_snapshot(
+        directory: &Path,
+        blueprint: Arc<Blueprint>,
+        loaded: Loaded,
     ) -> Result<Self, RuntimeError> {
-        let loaded = snapshot_file::load(path, &blueprint)?;
         let about = loaded.about.clone();
         let guest = loaded.build(&blueprint)?;
         let next = LogIndex(about.next);
-        let mut log = LogReader::open_at(options.directory, next)?;
+        let mut log = LogReader::open_at(directory, next)?;
         let mut beyond = log.next_record()?;
         while beyond.as_ref().is_some_and(|record| record.index < next) {
             beyond = log.next_record()?;
@@ -292,7 +315,7 @@ impl Replay {
         log: LogReader,
         engine: Engine<KvmExecutor>,
         vm: Vm,
-        blueprint: Blueprint,
+        blueprint: Arc<Blueprint>,
     ) -> Self {
         Self {
             clock: HostClock::start(),
@@ -316,15 +339,6 @@ impl Replay {
             end: None,
             divergence: None,
         }
-    }
-
-    /// Replays up to a place, and on the way through every snapshot that can be made.
-    fn run_through_snapshots(
-        &mut self,
-        until: Option<Place>,
-        observer: &mut impl Observer,
-    ) -> Result<(), RuntimeError> {
-        self.run_settling(until, observer, Self::pass_through_snapshot)
     }
 
     /// Replays up to a place; `each` is called wherever the guest can be saved on the way, with the index of
@@ -371,14 +385,23 @@ impl Replay {
         self.blueprint.about(self.generation, next, self.clock_kind)
     }
 
-    /// Goes on with another guest, built from what was saved of this one.
-    fn pass_through_snapshot(&mut self, next: LogIndex) -> Result<(), RuntimeError> {
+    /// Saves the guest, before record `next`, and reads what was written.
+    pub(super) fn saved(&mut self, next: LogIndex) -> Result<Loaded, RuntimeError> {
         let about = self.about(next);
         let guest = self.engine.executor();
         let here = Path::new("in memory");
         let bytes = snapshot_file::write(Vec::new(), &about, guest, here)?;
-        let loaded = snapshot_file::read(bytes.as_slice(), &self.blueprint, here)?;
-        let guest = loaded.build(&self.blueprint)?;
+        snapshot_file::read(bytes.as_slice(), &self.blueprint, here)
+    }
+
+    /// The images and settings of the guest.
+    pub(super) fn blueprint(&self) -> Arc<Blueprint> {
+        Arc::clone(&self.blueprint)
+    }
+
+    /// Goes on with another guest, built from what was saved of this one.
+    fn pass_through_snapshot(&mut self, next: LogIndex) -> Result<(), RuntimeError> {
+        let guest = self.saved(next)?.build(&self.blueprint)?;
         self.engine = engine(next, guest.executor)?;
         self.vm = guest.vm;
         self.snapshots += 1;
@@ -547,7 +570,7 @@ impl Replay {
         Ok(())
     }
 
-    fn report(&mut self) -> Result<ReplayReport, RuntimeError> {
+    pub(super) fn report(&mut self) -> Result<ReplayReport, RuntimeError> {
         let digests = self.engine.executor().digests(true)?;
         Ok(ReplayReport {
             records: self.records,

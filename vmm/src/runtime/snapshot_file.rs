@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// A file beside `path`; it is gone again unless it is published.
 pub(super) fn begin(path: &Path) -> Result<BufWriter<NamedTempFile>, SnapshotError> {
@@ -97,6 +98,16 @@ impl Loaded {
     /// When the state is of another machine, or the host cannot build it.
     pub(super) fn build(self, blueprint: &Blueprint) -> Result<Guest, GuestError> {
         blueprint.rebuild(self.memory, &self.state, self.about.clock)
+    }
+
+    /// Sabotage for drills: one bit of the last byte of memory differs.
+    pub(super) fn spoil(&self) {
+        let bytes: u64 = self.memory.iter().map(|region| region.len()).sum();
+        let last = GuestAddress(bytes.saturating_sub(1));
+        // There is memory, and the address is its last.
+        if let Ok(byte) = self.memory.read_obj::<u8>(last) {
+            let _ = self.memory.write_obj(byte ^ 1, last);
+        }
     }
 }
 
