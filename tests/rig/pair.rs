@@ -7,6 +7,7 @@ use crate::netns::address;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::time::Duration;
+use vmm::replication::transfer_watch::TransferStatus;
 
 /// The virtual machine's name, its key at the arbiter.
 pub const VM: &str = "witness";
@@ -205,6 +206,8 @@ pub struct Status {
     pub pointers: Pointers,
     /// Primary: age of the oldest record that the backup has not replayed, in nanoseconds.
     pub lag_ns: u64,
+    /// Primary: the last transfer of the guest's state to a new backup that began.
+    pub last_transfer: Option<TransferStatus>,
     /// Why it halted.
     pub halted: Option<String>,
     /// Execution clock in use: `exits` or `branches`.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::config;
 use vmm::replication::node::NodeStatus;
+use vmm::replication::transfer_watch::{TransferPhase, TransferStatus};
 use vmm::runtime::control_socket::{ANSWER_BYTES_MAX, Answer, Request};
 
 /// Longest wait for an answer.
@@ -250,6 +251,9 @@ fn facts_of(node: &NodeStatus) -> Vec<(&'static str, String)> {
         let text = format!("{sent} bytes of the state sent, {taken} taken in");
         facts.push(("transfer", text));
     }
+    if let Some(last) = &node.last_transfer {
+        facts.push(("last transfer", transfer_line(last)));
+    }
     if let Some(claim) = node.claim {
         let (new, expected, attempts) = (claim.new, claim.expected, claim.attempts);
         facts.push((
@@ -261,6 +265,22 @@ fn facts_of(node: &NodeStatus) -> Vec<(&'static str, String)> {
         facts.push(("halted", reason.clone()));
     }
     facts
+}
+
+/// How the last new backup was given the guest's state.
+fn transfer_line(last: &TransferStatus) -> String {
+    let (rounds, bytes) = (last.rounds, last.bytes);
+    let so_far = format!("{rounds} rounds, {bytes} bytes");
+    match (last.phase, &last.failure) {
+        (_, Some(why)) => format!("failed: {why}; {so_far}"),
+        (TransferPhase::Done, None) => {
+            let [total, pause, waiting] = [last.total_ns, last.pause_ns, last.waiting_ns].map(ms);
+            format!(
+                "{so_far}, {total:.0} ms; the guest stood still for {pause:.1} ms, its output for {waiting:.1} ms"
+            )
+        }
+        (phase, None) => format!("{phase:?}: {so_far}").to_lowercase(),
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

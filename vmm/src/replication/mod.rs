@@ -15,3 +15,4 @@ pub mod precopy;
 mod recorder;
 mod replayer;
 pub mod role;
+pub mod transfer_watch;

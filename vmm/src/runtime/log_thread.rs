@@ -12,6 +12,7 @@ use crate::confine::Confinement;
 use crate::confine::filter::{Thread, confine_thread};
 use crate::confine::privileges::drop_capabilities;
 use crate::replication::divergence::Divergence;
+use crate::replication::engine::Emitted;
 use logging_channel::codec::EncodedLog;
 use logging_channel::journal::{Entry, JournalWriter};
 use logging_channel::record::Record;
@@ -102,8 +103,22 @@ impl LogThread {
         }
     }
 
-    /// Queues the evidence of a divergence, behind the records.
-    pub(super) fn diverged(&mut self, generation: u64, divergence: Divergence) {
+    /// Queues what was recorded, and behind it the evidence of a divergence: whoever looks for the cause needs
+    /// both logs as they are now, before the pair is left.
+    pub(super) fn emitted(&mut self, generation: u64, items: &[Emitted]) {
+        let recorded = items.iter().filter_map(|item| match item {
+            Emitted::Recorded { record, .. } => Some(record.clone()),
+            _ => None,
+        });
+        self.append(recorded.collect());
+        for item in items {
+            if let Emitted::Diverged(divergence) = item {
+                self.diverged(generation, divergence.as_ref().clone());
+            }
+        }
+    }
+
+    fn diverged(&mut self, generation: u64, divergence: Divergence) {
         let kept = self.queue.as_ref().is_some_and(|queue| {
             let item = Item::Diverged(generation, divergence);
             queue.try_send(item).is_ok()

@@ -27,6 +27,7 @@ use crate::replication::node::{
     ArbiterReply, HaltReason, Node, NodeCommand, NodeEvent, NodeStatus, Note,
 };
 use crate::replication::role::Role;
+use crate::replication::transfer_watch::TransferWatch;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::Message;
 use logging_channel::record::{ClockKind, EndReason, OutputDevice};
@@ -110,6 +111,8 @@ pub(super) struct NodeTask {
     node: Node,
     /// Sees what the node sees, for the journal.
     observer: Observer,
+    /// The same, for the status.
+    transfers: TransferWatch,
     ports: Ports,
     /// Number and queue of the connection in use.
     link: Option<(u64, mpsc::UnboundedSender<Message>)>,
@@ -145,6 +148,7 @@ impl NodeTask {
         Self {
             node,
             observer: Observer::default(),
+            transfers: TransferWatch::default(),
             ports,
             link: None,
             wake_at: None,
@@ -229,8 +233,14 @@ impl NodeTask {
         let attempt = transfer.attempt;
         match event {
             TransferEvent::Part(bytes) => self.handle(NodeEvent::TransferPart { attempt, bytes }),
-            TransferEvent::Round { number } => self.ports.doom.round(number),
-            TransferEvent::Throttle { pause_ns } => self.slow(Slowed::Copied, pause_ns),
+            TransferEvent::Round { number } => {
+                self.transfers.round(number);
+                self.ports.doom.round(number);
+            }
+            TransferEvent::Throttle { pause_ns } => {
+                self.transfers.slowed(pause_ns);
+                self.slow(Slowed::Copied, pause_ns);
+            }
             TransferEvent::Ready => self.handle(NodeEvent::TransferReady { attempt }),
             TransferEvent::Failed(cause) => {
                 self.handle(NodeEvent::TransferFailed { attempt, cause });
@@ -315,6 +325,9 @@ impl NodeTask {
                 self.note_emitted(&items);
                 self.handle(NodeEvent::Emitted(items));
             }
+            Some(VcpuReport::Paused { attempt, pause_ns }) => {
+                self.transfers.paused(attempt, pause_ns);
+            }
             Some(VcpuReport::Failed(cause)) => self.handle(NodeEvent::EngineFailed(cause)),
             // The thread ended after it said why: the node is over or about to be.
             None => self.handle(NodeEvent::EngineFailed("the vCPU thread ended".to_owned())),
@@ -326,28 +339,8 @@ impl NodeTask {
         if items.iter().any(|item| matches!(item, Emitted::Live)) {
             self.begin_recording();
         }
-        self.keep_evidence(items);
         if let Some(log) = &mut self.ports.log {
-            let recorded = items.iter().filter_map(|item| match item {
-                Emitted::Recorded { record, .. } => Some(record.clone()),
-                _ => None,
-            });
-            log.append(recorded.collect());
-        }
-    }
-
-    /// Before the pair is left: whoever looks for the cause needs both logs as they are now.
-    fn keep_evidence(&mut self, items: &[Emitted]) {
-        let Some(log) = &mut self.ports.log else {
-            return;
-        };
-        let diverged = items.iter().filter_map(|item| match item {
-            Emitted::Diverged(divergence) => Some(divergence),
-            _ => None,
-        });
-        for divergence in diverged {
-            let generation = self.node.generation();
-            log.diverged(generation, divergence.as_ref().clone());
+            log.emitted(self.node.generation(), items);
         }
     }
 
@@ -444,6 +437,7 @@ impl NodeTask {
     fn handle(&mut self, event: NodeEvent) {
         let now = self.ports.clock.now();
         self.observer.event(now, &event);
+        self.transfers.event(now, &event);
         let commands = self.node.handle(now, event);
         let generation = self.node.generation();
         if let Some(mark) = &self.ports.mark {
@@ -452,6 +446,7 @@ impl NodeTask {
         self.ports.network.decided(generation, now);
         for command in commands {
             self.observer.command(now, &command);
+            self.transfers.command(now, &command);
             self.carry_out(command);
         }
         let entries = self.observer.after(now, &self.node);
@@ -555,7 +550,9 @@ impl NodeTask {
             return;
         }
         self.published_at = Some(now);
-        self.ports.status.send_replace(Some(self.node.status(now)));
+        let mut status = self.node.status(now);
+        status.last_transfer = self.transfers.status().cloned();
+        self.ports.status.send_replace(Some(status));
     }
 
     /// Lets what is queued leave: the goodbye, the log, the console.

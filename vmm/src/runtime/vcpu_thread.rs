@@ -25,6 +25,13 @@ pub const OUTBOX_BATCHES_MAX: usize = 256;
 pub enum VcpuReport {
     /// The engine's outbox, in order.
     Emitted(Vec<Emitted>),
+    /// The guest stood still while its state was said, which is in the report before.
+    Paused {
+        /// What the state was for.
+        attempt: u64,
+        /// How long, nanoseconds.
+        pause_ns: u64,
+    },
     /// The host failed under the guest; nothing follows.
     Failed(String),
 }
@@ -55,12 +62,12 @@ pub fn drive<E: Executor>(
         if !take_offers(engine, offers, clock) {
             return VcpuEnd::NodeGone;
         }
-        let next = match engine.poll(clock.now()) {
+        let polled = clock.now();
+        let next = match engine.poll(polled) {
             Ok(next) => next,
             Err(error) => return VcpuEnd::Failed(error),
         };
-        let emitted = engine.take_outbox();
-        if !emitted.is_empty() && node.blocking_send(VcpuReport::Emitted(emitted)).is_err() {
+        if !report(engine.take_outbox(), node, || clock.now().since(polled)) {
             return VcpuEnd::NodeGone;
         }
         match next {
@@ -81,6 +88,23 @@ pub fn drive<E: Executor>(
             Next::Stopped => return VcpuEnd::Stopped,
         }
     }
+}
+
+/// Tells the node; `since` is how long the guest has stood still. False when there is no node any more.
+fn report(emitted: Vec<Emitted>, node: &Sender<VcpuReport>, since: impl Fn() -> u64) -> bool {
+    let said = emitted.iter().find_map(|item| match item {
+        Emitted::Snapshot { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    if !emitted.is_empty() && node.blocking_send(VcpuReport::Emitted(emitted)).is_err() {
+        return false;
+    }
+    let Some(attempt) = said else {
+        return true;
+    };
+    let pause_ns = since();
+    let paused = VcpuReport::Paused { attempt, pause_ns };
+    node.blocking_send(paused).is_ok()
 }
 
 /// Takes what has been offered. False when nobody can offer anything any more.

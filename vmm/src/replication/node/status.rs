@@ -6,6 +6,7 @@ use super::{Node, Session};
 use crate::replication::go_live::{Claim, ClaimStatus};
 use crate::replication::output_gate::GateStatus;
 use crate::replication::role::Role;
+use crate::replication::transfer_watch::TransferStatus;
 use logging_channel::host_time::HostTime;
 use serde::{Deserialize, Serialize};
 use std::hash::{Hash, Hasher};
@@ -82,6 +83,8 @@ pub struct NodeStatus {
     pub gate: GateStatus,
     /// Primary: bytes of the guest's state sent to a new backup and taken in by it, during a transfer.
     pub transfer: Option<(u64, u64)>,
+    /// Primary: the last transfer that began. Filled in by whoever watches the node.
+    pub last_transfer: Option<TransferStatus>,
     /// The claim that waits for the arbiter.
     pub claim: Option<ClaimStatus>,
     /// Why it halted.
@@ -139,6 +142,7 @@ impl Node {
             unreplayed_bytes,
             gate: self.gate.status(),
             transfer,
+            last_transfer: None,
             claim: self.claim.as_ref().map(Claim::status),
             halted: self.halted.as_ref().map(ToString::to_string),
             counters: self.counters,
