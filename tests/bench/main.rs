@@ -12,6 +12,7 @@ mod log;
 mod measure;
 mod service;
 mod synthetic_log;
+mod transfer;
 mod work;
 
 use anyhow::Result;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// Sections to measure: work, clocks, service, log, gap, inspect; all when none is named
+    /// Sections to measure: work, clocks, service, log, gap, inspect, transfer; all when none is named
     sections: Vec<String>,
     /// Kills for the client-visible gap
     #[arg(long, default_value_t = 20, value_name = "N")]
@@ -36,6 +37,9 @@ struct Arguments {
     #[arg(long, default_value_t = 5, value_name = "N")]
     seconds: u64,
 }
+
+/// Memory of a host: the largest guest is of 1,024 MiB.
+const HOST_MEMORY_MIB: u32 = 2_048;
 
 type Section = fn(&mut Lab, &Settings, &mut Measures) -> Result<()>;
 
@@ -52,6 +56,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("log", log::measure),
     ("gap", gap::measure),
     ("inspect", inspect::measure),
+    ("transfer", transfer::measure),
 ];
 
 fn main() -> ExitCode {
@@ -77,7 +82,9 @@ fn run() -> Result<ExitCode> {
         kills: arguments.kills,
         seconds: arguments.seconds,
     };
-    let mut lab = step("booting two hosts", || Lab::start(&prepared))?;
+    let mut lab = step("booting two hosts", || {
+        Lab::start_with(&prepared, HOST_MEMORY_MIB)
+    })?;
     let mut measures = Measures::default();
     let mut failed = false;
     for (name, section) in SECTIONS {

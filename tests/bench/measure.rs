@@ -32,6 +32,11 @@ const TARGETS: &[(&str, Target)] = &[
     ("log_stat_speed_ratio", Target::AtLeast(0.5)),
     ("log_ls_speed_ratio", Target::AtLeast(0.5)),
     ("log_memory_mib", Target::AtMost(64.0)),
+    ("pause_ms_64mib", Target::AtMost(100.0)),
+    ("pause_ms_256mib", Target::AtMost(100.0)),
+    ("pause_ms_1024mib", Target::AtMost(100.0)),
+    ("transfer_over_link_256mib", Target::AtLeast(0.5)),
+    ("transfer_over_link_1024mib", Target::AtLeast(0.5)),
 ];
 
 impl Measures {

@@ -135,12 +135,20 @@ impl Lab {
     /// # Errors
     /// When anything of it fails.
     pub fn start(prepared: &Prepared) -> Result<Self> {
+        Self::start_with(prepared, HOST_MEMORY_MIB)
+    }
+
+    /// [`Lab::start`] with emulated hosts of so much memory.
+    ///
+    /// # Errors
+    /// When anything of it fails.
+    pub fn start_with(prepared: &Prepared, memory_mib: u32) -> Result<Self> {
         let network = Network::create()?;
         let arbiter_link = arbiter_link(&network)?;
         let programs = &prepared.programs;
         let arbiter = Arbiter::new(&programs.understudy, &network.run_dir().join("arbiter"))?;
         let (primary, backup) = match prepared.hosts {
-            HostKind::Emulated => emulated::both(&network, prepared)?,
+            HostKind::Emulated => emulated::both(&network, prepared, memory_mib)?,
             HostKind::Namespaces => namespaces::both(&network, prepared)?,
         };
         let link = Link::new(primary.1, backup.1, LINK_SEED)?;
@@ -320,6 +328,10 @@ fn clean(host: &mut dyn Host) -> Result<()> {
         .success()?;
     Ok(())
 }
+
+/// Memory of an emulated host: the guest, its image twice over (the files and their copy in the initial file
+/// system) and the log.
+const HOST_MEMORY_MIB: u32 = 768;
 
 /// Seed of the link's chances; a drill that impairs the link is repeatable as far as frames are.
 const LINK_SEED: u64 = 1;

@@ -12,19 +12,25 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// Memory of a host: the guest, its image twice over (the files and their copy in the initial file
-/// system) and the log.
-const HOST_MEMORY_MIB: u32 = 768;
-
 /// Both hosts, off, with their ends of the log link.
-pub(super) fn both(network: &Network, prepared: &Prepared) -> Result<(Connected, Connected)> {
+pub(super) fn both(
+    network: &Network,
+    prepared: &Prepared,
+    memory_mib: u32,
+) -> Result<(Connected, Connected)> {
     let initramfs = network.run_dir().join("host.cpio");
     build_initramfs(&initramfs, prepared)?;
-    let primary = one(network, prepared, &initramfs, Side::Primary)?;
-    Ok((primary, one(network, prepared, &initramfs, Side::Backup)?))
+    let one = |side| one(network, prepared, &initramfs, memory_mib, side);
+    Ok((one(Side::Primary)?, one(Side::Backup)?))
 }
 
-fn one(network: &Network, prepared: &Prepared, initramfs: &Path, side: Side) -> Result<Connected> {
+fn one(
+    network: &Network,
+    prepared: &Prepared,
+    initramfs: &Path,
+    memory_mib: u32,
+    side: Side,
+) -> Result<Connected> {
     let dir = network.run_dir().join(side.name());
     std::fs::create_dir_all(&dir)?;
     let (nic, ours) = (dir.join("log-nic.sock"), dir.join("log-link.sock"));
@@ -33,7 +39,7 @@ fn one(network: &Network, prepared: &Prepared, initramfs: &Path, side: Side) -> 
     let (service, log) = side.addresses();
     let config = EmulatedConfig {
         name: side.name().into(),
-        memory_mib: HOST_MEMORY_MIB,
+        memory_mib,
         initramfs: initramfs.to_owned(),
         dir,
         nics: vec![
