@@ -21,6 +21,9 @@ use vmm::replication::executor::Input;
 use vmm::replication::node::{ArbiterReply, NodeCommand, NodeEvent, Note};
 use vmm::replication::role::Role;
 
+/// By how much a timer may be early.
+const EARLY_TICK_NS_MAX: u64 = 5_000_000;
+
 /// How a run is made.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -321,9 +324,14 @@ impl World {
             NodeCommand::WakeAt(at) => {
                 self.hosts[id].tick_token += 1;
                 let token = self.hosts[id].tick_token;
-                let at =
-                    at.0.saturating_sub(self.hosts[id].clock_offset_ns)
-                        .max(self.now);
+                // A timer may be early by the time in which its owner had no processor.
+                let early = if self.random.percent(5) {
+                    self.random.range(1, EARLY_TICK_NS_MAX)
+                } else {
+                    0
+                };
+                let at = at.0.saturating_sub(self.hosts[id].clock_offset_ns + early);
+                let at = at.max(self.now);
                 self.at(at, Event::Tick(id, run, token));
             }
             NodeCommand::BeginTransfer { attempt } => self.begin_transfer(id, attempt),

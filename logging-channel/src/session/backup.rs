@@ -169,10 +169,10 @@ impl BackupSession {
         out
     }
 
-    /// When [`BackupEvent::Tick`] is next wanted.
+    /// When [`BackupEvent::Tick`] is next wanted; never, once the session is closed.
     #[must_use]
-    pub const fn wake_at(&self) -> HostTime {
-        self.heartbeat_at
+    pub fn wake_at(&self) -> Option<HostTime> {
+        (self.state != State::Closed).then_some(self.heartbeat_at)
     }
 
     /// Received, replayed, released.

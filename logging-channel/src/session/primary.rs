@@ -178,10 +178,10 @@ impl PrimarySession {
         out
     }
 
-    /// When [`PrimaryEvent::Tick`] is next wanted.
+    /// When [`PrimaryEvent::Tick`] is next wanted; never, once the session is closed.
     #[must_use]
-    pub const fn wake_at(&self) -> HostTime {
-        self.heartbeat_at
+    pub fn wake_at(&self) -> Option<HostTime> {
+        (self.state != State::Closed).then_some(self.heartbeat_at)
     }
 
     /// Whether a state is being transferred.

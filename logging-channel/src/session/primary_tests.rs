@@ -240,7 +240,7 @@ fn heartbeats_carry_what_was_released() {
         session.handle(at(20), PrimaryEvent::Tick),
         std::slice::from_ref(&beat)
     );
-    assert_eq!(session.wake_at(), at(40));
+    assert_eq!(session.wake_at(), Some(at(40)));
     let event = PrimaryEvent::Released {
         below: released,
         at_once: true,

@@ -42,15 +42,17 @@ impl HostClock {
         u64::try_from(us).map_or(0, |us| us.saturating_sub(self.now().0 / 1_000))
     }
 
-    /// The instant at which this clock reads `at`, if the host is not suspended meanwhile; now, when that
-    /// is past.
+    /// The instant at which this clock reads `at`, or shortly after, if the host is not suspended meanwhile; now,
+    /// when that is past.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the edge where host time enters"
     )]
     pub fn instant(&self, at: HostTime) -> Instant {
-        Instant::now() + Duration::from_nanos(at.since(self.now()))
+        let left = Duration::from_nanos(at.since(self.now()));
+        // Read last: without a processor in between, the instant is late and not early.
+        Instant::now() + left
     }
 }
 

@@ -91,7 +91,8 @@ pub enum NodeEvent {
     Emitted(Vec<Emitted>),
     /// The arbiter answered.
     Arbiter(ArbiterReply),
-    /// The time of [`NodeCommand::WakeAt`] has come. Extra ticks do no harm.
+    /// The time of [`NodeCommand::WakeAt`] has come, or nearly: one that is early is answered with another
+    /// `WakeAt`. Extra ticks do no harm.
     Tick,
     /// The host failed under the guest (KVM, memory): it cannot go on here.
     EngineFailed(String),
@@ -165,7 +166,7 @@ pub enum NodeCommand {
     },
     /// The guest ended and everything it sent has left.
     Ended(EndReason),
-    /// Send [`NodeEvent::Tick`] at this time; replaces the time before.
+    /// Send one [`NodeEvent::Tick`] at this time; replaces the time before.
     WakeAt(HostTime),
     /// For logs and metrics.
     Note(Note),

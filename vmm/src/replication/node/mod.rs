@@ -216,7 +216,11 @@ impl Node {
             NodeEvent::PeerDisconnected => self.link_lost(LinkEnd::Lost),
             NodeEvent::Emitted(items) => self.emitted(now, items),
             NodeEvent::Arbiter(reply) => self.arbiter(now, reply),
-            NodeEvent::Tick => self.tick_session(now),
+            NodeEvent::Tick => {
+                // One that came early leaves nothing behind that would wake us again.
+                self.wake_at = None;
+                self.tick_session(now);
+            }
             NodeEvent::EngineFailed(cause) => {
                 self.leave(now, Goodbye::Stopped, HaltReason::HostFailed(cause));
             }
@@ -528,8 +532,8 @@ impl Node {
 
     fn schedule(&mut self, now: HostTime) {
         let session_at = match (&self.session, &self.detector) {
-            (Session::Primary(session), Some(_)) => Some(session.wake_at()),
-            (Session::Backup(session), Some(_)) => Some(session.wake_at()),
+            (Session::Primary(session), Some(_)) => session.wake_at(),
+            (Session::Backup(session), Some(_)) => session.wake_at(),
             _ => None,
         };
         let suspicion_at = self

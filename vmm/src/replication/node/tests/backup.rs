@@ -34,6 +34,17 @@ fn a_backup_follows() {
 }
 
 #[test]
+fn a_tick_that_comes_early_is_not_the_last() {
+    let mut node = node(Part::Backup);
+    node.handle(at(0), NodeEvent::Start);
+    node.handle(at(1), NodeEvent::PeerConnected);
+    node.handle(at(2), NodeEvent::PeerMessage(Message::Welcome(welcome())));
+    assert_eq!(node.handle(at(20), NodeEvent::Tick), [wake(21)]);
+    let heartbeat = NodeCommand::Send(Message::Heartbeat(Heartbeat::default()));
+    assert_eq!(node.handle(at(21), NodeEvent::Tick), [heartbeat, wake(41)]);
+}
+
+#[test]
 fn a_refused_backup_halts_and_says_why() {
     let mut node = node(Part::Backup);
     node.handle(at(0), NodeEvent::Start);

@@ -109,7 +109,7 @@ fn an_unreachable_arbiter_is_asked_again_with_growing_pauses() {
     };
     let unreachable = || NodeEvent::Arbiter(ArbiterReply::Unreachable);
     assert_eq!(node.handle(at(10), unreachable()), [silent(50), wake(60)]);
-    assert_eq!(node.handle(at(59), NodeEvent::Tick), []);
+    assert_eq!(node.handle(at(59), NodeEvent::Tick), [wake(60)]);
     assert_eq!(node.handle(at(60), NodeEvent::Tick), claim(1, 2));
     assert_eq!(
         node.handle(at(60), NodeEvent::Tick),
