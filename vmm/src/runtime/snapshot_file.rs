@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use tempfile::NamedTempFile;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
 
 /// A file beside `path`; it is gone again unless it is published.
 pub(super) fn begin(path: &Path) -> Result<BufWriter<NamedTempFile>, SnapshotError> {
@@ -100,13 +100,14 @@ impl Loaded {
         blueprint.rebuild(self.memory, &self.state, self.about.clock)
     }
 
-    /// Sabotage for drills: one bit of the last byte of memory differs.
+    /// Sabotage for drills: one bit of the first byte of memory differs. Linux sets the first 64 KiB aside when it
+    /// begins and leaves them alone (`early_reserve_memory` in arch/x86/kernel/setup.c): elsewhere a guest that
+    /// has only just booted may write over it.
     pub(super) fn spoil(&self) {
-        let bytes: u64 = self.memory.iter().map(|region| region.len()).sum();
-        let last = GuestAddress(bytes.saturating_sub(1));
-        // There is memory, and the address is its last.
-        if let Ok(byte) = self.memory.read_obj::<u8>(last) {
-            let _ = self.memory.write_obj(byte ^ 1, last);
+        const FIRST: GuestAddress = GuestAddress(0);
+        // There is memory.
+        if let Ok(byte) = self.memory.read_obj::<u8>(FIRST) {
+            let _ = self.memory.write_obj(byte ^ 1, FIRST);
         }
     }
 }
