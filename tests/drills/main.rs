@@ -167,14 +167,16 @@ fn run_one(drill: &'static Drill, lab: &mut Lab, clock: &str) -> Outcome {
     for call in protection::noted_calls(lab) {
         progress::note(&format!("outside the lists: {call}"));
     }
-    let why = result.err().map(|error| format!("{error:#}"));
-    if let Some(why) = &why {
+    let mut why = result.err().map(|error| format!("{error:#}"));
+    if let Some(why) = &mut why {
         let again = format!("cargo xtask drill --clock {clock} {}", drill.name);
         if let Some(dir) = artifacts::keep(lab, drill.name, &again, why) {
             eprintln!(
                 "  everything of this run is kept in {}; again: {again}",
                 dir.display()
             );
+            why.push('\n');
+            why.push_str(&artifacts::last_messages(&dir));
         }
     }
     Outcome {

@@ -4,6 +4,7 @@
 //! `target/rig/` of the checkout first. Emulated disks and the initial file system stay out.
 
 use crate::evidence;
+use crate::host::last_words;
 use crate::lab::{Lab, Side};
 use crate::netns::Namespace;
 use crate::programs::checkout;
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// Kept failures of one name; the oldest numbers are used first and then refused.
 const KEPT_MAX: u32 = 1_000;
+
+/// Of the monitor, in its host's state directory.
+const MESSAGES: &str = "understudy.out";
 
 /// Time for a host to answer.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -42,6 +46,14 @@ pub fn keep(lab: &mut Lab, name: &str, command: &str, report: &str) -> Option<Pa
     }
     let _ = std::fs::copy(lab.arbiter.log(), dir.join("arbiter.log"));
     Some(dir)
+}
+
+/// How each program's messages end in what was kept, for a report whose reader has nothing else.
+#[must_use]
+pub fn last_messages(dir: &Path) -> String {
+    let files = Side::BOTH.map(|side| dir.join(side.name()).join(MESSAGES));
+    let ends = files.iter().map(|file| last_words(file));
+    ends.collect::<Vec<_>>().join("\n")
 }
 
 /// What everybody on the service network believes about where the others are.
