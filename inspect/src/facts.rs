@@ -6,6 +6,7 @@
 
 use crate::kind::Kind;
 use crate::packet::Packet;
+use logging_channel::codec::Placed;
 use logging_channel::record::{OutputDevice, Record, RecordBody};
 use std::cell::OnceCell;
 use std::fmt;
@@ -58,6 +59,7 @@ pub struct Facts<'a> {
     pub record: &'a Record,
     /// Its kind.
     pub kind: Kind,
+    packet_bytes: &'a [u8],
     packet: OnceCell<Option<Packet>>,
 }
 
@@ -65,9 +67,25 @@ impl<'a> Facts<'a> {
     /// Facts about `record`.
     #[must_use]
     pub const fn of(record: &'a Record) -> Self {
+        let packet_bytes: &[u8] = match &record.body {
+            RecordBody::Packet { bytes, .. } => bytes.as_slice(),
+            _ => &[],
+        };
+        Self::with_packet(record, packet_bytes)
+    }
+
+    /// Facts about a record that was decoded from `payload`, and a packet's bytes may have stayed there.
+    #[must_use]
+    pub fn placed(placed: &'a Placed, payload: &'a [u8]) -> Self {
+        let packet_bytes = placed.packet(payload).unwrap_or_default();
+        Self::with_packet(&placed.record, packet_bytes)
+    }
+
+    const fn with_packet(record: &'a Record, packet_bytes: &'a [u8]) -> Self {
         Self {
             record,
             kind: Kind::of(&record.body),
+            packet_bytes,
             packet: OnceCell::new(),
         }
     }
@@ -116,9 +134,8 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub const fn content(&self) -> Option<&'a [u8]> {
         match &self.record.body {
-            RecordBody::Console(bytes)
-            | RecordBody::Entropy(bytes)
-            | RecordBody::Packet { bytes, .. } => Some(bytes.as_slice()),
+            RecordBody::Console(bytes) | RecordBody::Entropy(bytes) => Some(bytes.as_slice()),
+            RecordBody::Packet { .. } => Some(self.packet_bytes),
             _ => None,
         }
     }
@@ -126,7 +143,7 @@ impl<'a> Facts<'a> {
     /// The received frame, decoded.
     pub fn packet(&self) -> Option<&Packet> {
         let decode = || match &self.record.body {
-            RecordBody::Packet { bytes, .. } => Some(Packet::decode(bytes)),
+            RecordBody::Packet { .. } => Some(Packet::decode(self.packet_bytes)),
             _ => None,
         };
         self.packet.get_or_init(decode).as_ref()

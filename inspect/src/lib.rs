@@ -6,8 +6,9 @@
 //! never invented: `docs/inspecting.md`.
 //!
 //! ```text
-//! source ──▶ Found::{Record, Hole} ──▶ filter ──▶ line, show, stat, diff, export
-//!                                        └─ facts, packet (decoded only when asked)
+//! source ──▶ Found::{Record, Hole} ──▶ filter ──▶ line, show, diff, export
+//!   └─ pass ──▶ Seen, on several threads ──▶ line, stat
+//!                       └─ facts, packet (decoded only when asked)
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,11 +24,11 @@ pub mod journal;
 pub mod kind;
 pub mod line;
 pub mod packet;
+pub mod pass;
 pub mod place;
 pub mod show;
 pub mod source;
 pub mod stat;
-
 pub mod theme;
 pub mod verify;
 

@@ -123,41 +123,30 @@ impl Text<'_> {
             guest_time,
             body,
         } = facts.record;
-        digits::push_right(out, index.0, 8);
+        digits::push_right::<8>(out, index.0);
         out.push(b' ');
         match point.kind {
-            PointKind::Exit => digits::push_right(out, point.exits, 10),
+            PointKind::Exit => digits::push_right::<10>(out, point.exits),
             PointKind::Between => {
                 let point = format!("{:>10}", PointText(point).to_string());
                 out.extend_from_slice(point.as_bytes());
             }
         }
         out.push(b' ');
-        digits::push_hex(out, point.check.into(), 4);
+        digits::push_hex::<4>(out, point.check.into());
         out.push(b' ');
         let us = guest_time.as_micros();
-        digits::push_right(out, us / 1_000_000, 5);
+        digits::push_right::<5>(out, us / 1_000_000);
         out.push(b'.');
-        digits::push_zeros(out, us % 1_000_000, 6);
+        digits::push_last::<6>(out, us % 1_000_000);
         out.push(b' ');
         let name = facts.kind.name();
         theme.push_kind(out, facts.kind, name);
         if matches!(body, RecordBody::Timer | RecordBody::Progress) {
             return;
         }
-        (name.len()..9).for_each(|_| out.push(b' '));
+        digits::push_short(out, &[b' '; 9], 9_usize.saturating_sub(name.len()));
         Content(facts).push(out);
-    }
-
-    /// Writes the line and a line feed; `buffer` is overwritten.
-    ///
-    /// # Errors
-    /// When `out` cannot be written.
-    pub fn write_line(&self, out: &mut impl io::Write, buffer: &mut Vec<u8>) -> io::Result<()> {
-        buffer.clear();
-        self.push(buffer);
-        buffer.push(b'\n');
-        out.write_all(buffer)
     }
 }
 
@@ -210,11 +199,11 @@ impl Content<'_> {
     /// Appends it to `out`: what most records are without `fmt`.
     fn push(&self, out: &mut Vec<u8>) {
         match &self.0.record.body {
-            RecordBody::Packet { device, bytes } => {
+            RecordBody::Packet { device, .. } => {
                 out.extend_from_slice(b"net");
-                digits::push(out, (*device).into());
+                digits::push_byte(out, *device);
                 out.push(b' ');
-                digits::push(out, bytes.len() as u64);
+                digits::push(out, self.0.size().unwrap_or(0));
                 out.extend_from_slice(b" bytes ");
                 if let Some(packet) = self.0.packet() {
                     packet.push(out);
@@ -225,22 +214,22 @@ impl Content<'_> {
                     OutputDevice::Console => out.extend_from_slice(b"console"),
                     OutputDevice::Network(number) => {
                         out.extend_from_slice(b"net");
-                        digits::push(out, number.into());
+                        digits::push_byte(out, number);
                     }
                 }
                 out.push(b' ');
                 digits::push(out, output.length.into());
                 out.extend_from_slice(b" bytes crc32c ");
-                digits::push_hex(out, output.digest.into(), 8);
+                digits::push_hex::<8>(out, output.digest.into());
             }
             RecordBody::Mark(digests) => {
                 out.extend_from_slice(b"registers ");
-                digits::push_hex(out, digests.registers, 16);
+                digits::push_hex::<16>(out, digests.registers);
                 out.extend_from_slice(b" devices ");
-                digits::push_hex(out, digests.devices, 16);
+                digits::push_hex::<16>(out, digests.devices);
                 if let Some(memory) = digests.memory {
                     out.extend_from_slice(b" memory ");
-                    digits::push_hex(out, memory, 16);
+                    digits::push_hex::<16>(out, memory);
                 }
             }
             body => {

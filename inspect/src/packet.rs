@@ -290,11 +290,11 @@ fn push_number(out: &mut Vec<u8>, name: &str, number: u64) {
 fn push_endpoint(out: &mut Vec<u8>, ip: IpAddr, port: Option<u16>) {
     match ip {
         IpAddr::V4(ip) => {
-            for (number, byte) in ip.octets().into_iter().enumerate() {
-                if number > 0 {
-                    out.push(b'.');
-                }
-                digits::push(out, byte.into());
+            let [first, rest @ ..] = ip.octets();
+            digits::push_byte(out, first);
+            for byte in rest {
+                out.push(b'.');
+                digits::push_byte(out, byte);
             }
         }
         // A Vec takes everything.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::ahead;
+use crate::pass::{self, Grain, Pass, Seen};
 use crate::place::{Place, Range};
 use logging_channel::codec::Placed;
 use logging_channel::journal::Read;
@@ -127,30 +128,11 @@ pub enum Step {
 pub fn walk_frames(
     dir: &Path,
     from: Option<Place>,
-    each: impl FnMut(&Salvaged) -> io::Result<Step>,
-) -> Result<Damage, WalkError> {
-    walk_salvager(open(dir, from)?, dir, each)
-}
-
-/// As [`walk_frames`], of the whole log; packets come without their bytes ([`Placed::passed_over`]).
-///
-/// # Errors
-/// As [`walk_frames`].
-pub fn walk_frames_without_packets(
-    dir: &Path,
-    each: impl FnMut(&Salvaged) -> io::Result<Step>,
-) -> Result<Damage, WalkError> {
-    walk_salvager(open(dir, None)?.without_packets(), dir, each)
-}
-
-fn walk_salvager(
-    salvager: Salvager,
-    dir: &Path,
     mut each: impl FnMut(&Salvaged) -> io::Result<Step>,
 ) -> Result<Damage, WalkError> {
     let mut damage = Damage::default();
     let mut empty = true;
-    ahead::each(salvager, |item| {
+    ahead::each(open(dir, from)?, |item| {
         empty = false;
         damage.see(item);
         match each(item) {
@@ -166,6 +148,59 @@ fn walk_salvager(
         return Err(WalkError::NoLog(dir.to_owned()));
     }
     Ok(damage)
+}
+
+/// Makes `pass` over every record in `range`, and every hole met on the way, on all processors; gives `take`
+/// each part in order. What `take` leaves of a part is used again, so it must leave it empty.
+///
+/// # Errors
+/// As [`walk_frames`], with `take` for `each`.
+pub fn walk_in_parts<P: Pass>(
+    dir: &Path,
+    range: Range,
+    pass: &P,
+    take: impl FnMut(&mut P::Part) -> io::Result<()>,
+) -> Result<Damage, WalkError> {
+    walk_in_grain(dir, range, Grain::USUAL, pass, take)
+}
+
+/// As [`walk_in_parts`], with the work divided like this.
+pub(crate) fn walk_in_grain<P: Pass>(
+    dir: &Path,
+    range: Range,
+    grain: Grain,
+    pass: &P,
+    take: impl FnMut(&mut P::Part) -> io::Result<()>,
+) -> Result<Damage, WalkError> {
+    let pass = Within { range, pass };
+    let damage = pass::make(open(dir, range.from)?, grain, &pass, take)?;
+    damage.ok_or_else(|| WalkError::NoLog(dir.to_owned()))
+}
+
+/// A pass that sees only records in `range`.
+struct Within<'p, P> {
+    range: Range,
+    pass: &'p P,
+}
+
+impl<P: Pass> Pass for Within<'_, P> {
+    type Part = P::Part;
+
+    fn add(&self, part: &mut P::Part, seen: Seen<'_>) -> Step {
+        if let Seen::Record(facts, _) = &seen {
+            if self.range.begins_after(facts.record) {
+                return Step::On;
+            }
+            if self.range.ends_before(facts.record) {
+                return Step::Stop;
+            }
+        }
+        self.pass.add(part, seen)
+    }
+
+    fn weight(&self, part: &P::Part) -> usize {
+        self.pass.weight(part)
+    }
 }
 
 /// Gives `each` every record in `range`, and every hole met on the way, in order.

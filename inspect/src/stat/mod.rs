@@ -5,17 +5,19 @@
 
 #![forbid(unsafe_code)]
 
+mod part;
 mod series;
 mod silence;
 mod text;
 
-use crate::facts::Facts;
 use crate::journal::JournalReport;
 use crate::kind::Kind;
-use crate::source::{Damage, Hole, Step, WalkError, walk_frames_without_packets};
-use logging_channel::codec::Placed;
-use logging_channel::record::{Control, OutputDevice, Record, RecordBody};
-use logging_channel::segment::{LeftOut, ReadFrame, Salvaged, bytes_on_disk};
+use crate::pass::Grain;
+use crate::place::Range;
+use crate::source::{Damage, Hole, WalkError, walk_in_grain};
+use logging_channel::record::Record;
+use logging_channel::segment::bytes_on_disk;
+use part::{Counting, Part};
 use serde::Serialize;
 use series::Series;
 use silence::{Silence, Silences};
@@ -108,16 +110,18 @@ pub struct Report {
 /// # Errors
 /// When there is no log, or a file cannot be read.
 pub fn gather(dir: &Path) -> Result<(Report, Damage), WalkError> {
+    gather_in_grain(dir, Grain::USUAL)
+}
+
+/// As [`gather`], with the work divided like this.
+pub(crate) fn gather_in_grain(dir: &Path, grain: Grain) -> Result<(Report, Damage), WalkError> {
     let mut report = Report {
         directory: dir.into(),
         ..Report::default()
     };
-    let damage = walk_frames_without_packets(dir, |item| {
-        match item {
-            Salvaged::Frame(frame) => report.add_frame(frame),
-            Salvaged::LeftOut(left_out) => report.add_hole(left_out),
-        }
-        Ok(Step::On)
+    let damage = walk_in_grain(dir, Range::default(), grain, &Counting, |part| {
+        report.add(part);
+        Ok(())
     })?;
     report.bytes = bytes_on_disk(dir)?;
     report.journal = crate::journal::gather(dir).map_err(WalkError::Journal)?;
@@ -149,71 +153,51 @@ impl Report {
         self.rates.timeline()
     }
 
-    fn add_file(&mut self, path: &Arc<Path>) {
-        if self.file.as_ref() != Some(path) {
-            self.file = Some(Arc::clone(path));
-            self.segments += 1;
+    /// Adds what was counted behind all that was added before, and leaves `part` empty.
+    fn add(&mut self, part: &mut Part) {
+        // A segment may go on from one part to the next.
+        let again = part.first_file.is_some() && part.first_file == self.file;
+        self.segments += part.segments - u64::from(again);
+        self.file = part.file.take().or(self.file.take());
+        self.frames += part.frames;
+        self.records += part.records;
+        for (tally, more) in self.tallies.iter_mut().zip(&part.tallies) {
+            tally.records += more.records;
+            tally.bytes += more.bytes;
+            tally.payload_bytes += more.payload_bytes;
         }
+        self.add_generations(part);
+        self.first = self.first.or(part.first);
+        self.last = part.last.or(self.last);
+        self.vm = part.vm.take().or(self.vm.take());
+        self.clock = part.clock.take().or(self.clock.take());
+        self.end = part.end.take().or(self.end.take());
+        self.measured.append(&part.silences);
+        for moment in &part.moments {
+            self.rates.add(moment);
+        }
+        self.left_out_bytes += part.left_out_bytes;
+        let room = LISTED_MAX - self.holes.len();
+        self.holes.extend(part.holes.drain(..).take(room));
+        let mut moments = std::mem::take(&mut part.moments);
+        moments.clear();
+        *part = Part {
+            moments,
+            ..Part::default()
+        };
     }
 
-    fn add_hole(&mut self, left_out: &LeftOut) {
-        self.add_file(&left_out.path);
-        self.left_out_bytes += left_out.bytes;
-        if self.holes.len() < LISTED_MAX {
-            self.holes.push(left_out.into());
+    fn add_generations(&mut self, part: &Part) {
+        if let (Some(generation), Some(before)) = (self.generations.last_mut(), part.before) {
+            generation.to = before;
         }
-    }
-
-    fn add_frame(&mut self, frame: &ReadFrame) {
-        self.add_file(&frame.path);
-        self.frames += 1;
-        for placed in &frame.records {
-            self.add_record(placed);
-        }
-    }
-
-    fn add_record(&mut self, placed: &Placed) {
-        let record = &placed.record;
-        self.records += 1;
-        let facts = Facts::of(record);
-        let tally = &mut self.tallies[facts.kind as usize];
-        tally.records += 1;
-        tally.bytes += placed.length as u64;
-        tally.payload_bytes += facts.size().unwrap_or(0) + placed.passed_over as u64;
-        let position = Position::from(record);
-        match &record.body {
-            RecordBody::Start(start) => {
-                self.vm = Some(start.vm.clone());
-                self.clock = Some(format!("{:?}", start.clock).to_lowercase());
-                self.add_generation(start.generation, position);
+        for generation in &part.generations {
+            let full = self.generations.len() == LISTED_MAX;
+            match self.generations.last_mut() {
+                // Only counted, with the last that is listed.
+                Some(last) if full => last.to = generation.to,
+                _ => self.generations.push(generation.clone()),
             }
-            RecordBody::Control(Control::Generation(generation)) => {
-                self.add_generation(*generation, position);
-            }
-            RecordBody::End(reason) => self.end = Some(format!("{reason:?}")),
-            _ => {}
-        }
-        let received = matches!(record.body, RecordBody::Packet { .. });
-        let sent =
-            matches!(&record.body, RecordBody::Output(o) if o.device != OutputDevice::Console);
-        self.rates
-            .add(position.guest_time_us, placed.length as u64, received, sent);
-        self.measured.add(&position, received, sent);
-        if let Some(generation) = self.generations.last_mut() {
-            generation.to = position;
-        }
-        self.first.get_or_insert(position);
-        self.last = Some(position);
-    }
-
-    fn add_generation(&mut self, generation: u64, from: Position) {
-        if self.generations.len() < LISTED_MAX {
-            self.generations.push(Generation {
-                generation,
-                from,
-                to: from,
-                live: None,
-            });
         }
     }
 

@@ -17,6 +17,30 @@ const WIDTH_US: u64 = 1_000;
 /// What is counted in a column.
 const NAMES: [&str; 4] = ["records/s", "bytes/s", "received/s", "sent/s"];
 
+/// What is counted of records at the same guest time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    time_us: u64,
+    counts: [u64; NAMES.len()],
+}
+
+impl Moment {
+    /// Adds `counts` at guest time `time_us`, in the order of [`NAMES`], to `moments`.
+    pub(super) fn add(moments: &mut Vec<Self>, time_us: u64, counts: [u64; NAMES.len()]) {
+        match moments.last_mut() {
+            Some(last) if last.time_us == time_us => sum(&mut last.counts, &counts),
+            _ => moments.push(Self { time_us, counts }),
+        }
+    }
+}
+
+fn sum(counts: &mut [u64; NAMES.len()], more: &[u64; NAMES.len()]) {
+    counts
+        .iter_mut()
+        .zip(more)
+        .for_each(|(count, more)| *count += more);
+}
+
 /// Counts per column.
 #[derive(Debug, Serialize)]
 pub(super) struct Series {
@@ -39,19 +63,15 @@ impl Default for Series {
 }
 
 impl Series {
-    /// Counts a record of `bytes` bytes at guest time `time_us`, which should not decrease.
-    pub(super) fn add(&mut self, time_us: u64, bytes: u64, received: bool, sent: bool) {
-        let from = *self.from_us.get_or_insert(time_us);
-        let since = time_us.saturating_sub(from);
+    /// Adds what was counted at a guest time, which should not decrease.
+    pub(super) fn add(&mut self, moment: &Moment) {
+        let from = *self.from_us.get_or_insert(moment.time_us);
+        let since = moment.time_us.saturating_sub(from);
         while since / self.column_us >= COLUMNS as u64 {
             let pair = |pair: &[[u64; NAMES.len()]]| {
-                let mut sum = [0; NAMES.len()];
-                for column in pair {
-                    sum.iter_mut()
-                        .zip(column)
-                        .for_each(|(sum, more)| *sum += more);
-                }
-                sum
+                let mut counts = [0; NAMES.len()];
+                pair.iter().for_each(|column| sum(&mut counts, column));
+                counts
             };
             self.columns = self.columns.chunks(2).map(pair).collect();
             self.column_us = self.column_us.saturating_mul(2);
@@ -60,12 +80,7 @@ impl Series {
         if self.columns.len() <= column {
             self.columns.resize(column + 1, [0; NAMES.len()]);
         }
-        let counts = &mut self.columns[column];
-        let more = [1, bytes, received.into(), sent.into()];
-        counts
-            .iter_mut()
-            .zip(more)
-            .for_each(|(count, more)| *count += more);
+        sum(&mut self.columns[column], &moment.counts);
     }
 
     /// The records of each column.
@@ -126,10 +141,12 @@ mod tests {
             mut times in prop::collection::vec(any::<u64>(), 1..50), bytes in 0u64..1000
         ) {
             times.sort_unstable();
-            let mut series = Series::default();
+            let mut moments = Vec::new();
             for time in &times {
-                series.add(*time, bytes, true, false);
+                Moment::add(&mut moments, *time, [1, bytes, 1, 0]);
             }
+            let mut series = Series::default();
+            moments.iter().for_each(|moment| series.add(moment));
             let sum = |row: usize| series.columns.iter().map(|column| column[row]).sum::<u64>();
             prop_assert_eq!(sum(0), times.len() as u64);
             prop_assert_eq!(sum(1), times.len() as u64 * bytes);

@@ -27,6 +27,7 @@ const WATCHED: [&str; 3] = ["records", "packets received", "packets sent"];
 /// The longest silence of each sort so far.
 #[derive(Debug, Default)]
 pub(super) struct Silences {
+    first: [Option<Position>; WATCHED.len()],
     last: [Option<Position>; WATCHED.len()],
     longest: [Option<Silence>; WATCHED.len()],
 }
@@ -38,17 +39,36 @@ impl Silences {
             if !happened {
                 continue;
             }
-            if let Some(last) = self.last[sort].replace(*position) {
-                let us = position.guest_time_us.saturating_sub(last.guest_time_us);
-                if us > self.longest[sort].map_or(0, |longest| longest.us) {
-                    self.longest[sort] = Some(Silence {
-                        of: WATCHED[sort],
-                        us,
-                        from: last,
-                        to: *position,
-                    });
-                }
+            match self.last[sort].replace(*position) {
+                Some(last) => self.between(sort, last, *position),
+                None => self.first[sort] = Some(*position),
             }
+        }
+    }
+
+    /// Takes into account what was found behind all that was seen.
+    pub(super) fn append(&mut self, next: &Self) {
+        for sort in 0..WATCHED.len() {
+            let Some(first) = next.first[sort] else {
+                continue;
+            };
+            match self.last[sort] {
+                Some(last) => self.between(sort, last, first),
+                None => self.first[sort] = Some(first),
+            }
+            self.last[sort] = next.last[sort];
+            if let Some(silence) = next.longest[sort] {
+                self.between(sort, silence.from, silence.to);
+            }
+        }
+    }
+
+    /// Keeps the longest, of several the first.
+    fn between(&mut self, sort: usize, from: Position, to: Position) {
+        let us = to.guest_time_us.saturating_sub(from.guest_time_us);
+        if us > self.longest[sort].map_or(0, |longest| longest.us) {
+            let of = WATCHED[sort];
+            self.longest[sort] = Some(Silence { of, us, from, to });
         }
     }
 

@@ -269,6 +269,22 @@ pub struct Placed {
     pub passed_over: usize,
 }
 
+impl Placed {
+    /// The bytes of its packet, if it is one; `payload` is that which it was decoded from.
+    #[must_use]
+    pub fn packet<'a>(&'a self, payload: &'a [u8]) -> Option<&'a [u8]> {
+        let RecordBody::Packet { bytes, .. } = &self.record.body else {
+            return None;
+        };
+        let end = self.offset + self.length;
+        // They are the last of the record.
+        Some(match self.passed_over {
+            0 => bytes,
+            passed_over => payload.get(end - passed_over..end).unwrap_or_default(),
+        })
+    }
+}
+
 /// Decodes a batch record by record; after an error it yields nothing more.
 #[derive(Debug, Clone)]
 pub struct BatchDecoder<'a> {
@@ -477,7 +493,7 @@ impl<'a> BatchDecoder<'a> {
                 RecordBody::Packet { device, bytes }
             }
             RecordKind::Output => {
-                let wire: WireOutput = input.leaf("output")?;
+                let wire = WireOutput::read(input)?;
                 RecordBody::Output(wire.into_live().map_err(at)?)
             }
             RecordKind::Mark => {
@@ -512,6 +528,7 @@ const fn allowed_flags(kind: RecordKind, head: u64) -> u8 {
 impl Iterator for BatchDecoder<'_> {
     type Item = Result<Placed, DecodeError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed || self.input.is_empty() {
             return None;

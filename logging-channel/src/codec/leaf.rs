@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 const CONFIG: Configuration<LittleEndian, Varint, Limit<PAYLOAD_BYTES_MAX>> =
     bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
 
-/// First byte of a varint that has more than one.
-const VARINT_LONG: u8 = 251;
+/// First bytes of varints that have two, and four, more.
+const VARINT_16: u8 = 251;
+const VARINT_32: u8 = 252;
 
 /// Appends `value` to `out`.
 pub(super) fn put<T: Serialize>(out: &mut Vec<u8>, value: T) {
@@ -104,23 +105,51 @@ impl<'a> Input<'a> {
         Ok(value)
     }
 
-    /// Reads a varint, in its shortest form. Nearly all of them are one byte, for which bincode is not asked.
+    /// Reads a varint, in its shortest form.
+    #[inline]
     pub(super) fn varint(&mut self, what: &'static str) -> Result<u64, DecodeError> {
-        match self.rest().first() {
-            Some(byte) if *byte < VARINT_LONG => {
-                self.offset += 1;
-                Ok(u64::from(*byte))
-            }
-            _ => self.leaf(what),
+        match self.number() {
+            Some(number) => Ok(number),
+            None => self.leaf(what),
         }
     }
 
+    /// Reads a varint of at most 32 bits, in its shortest form: most of what a log consists of. Of anything
+    /// else nothing is read, and bincode is the one to say what it is.
+    #[inline]
+    pub(super) fn number(&mut self) -> Option<u64> {
+        let (number, length, least) = match self.rest() {
+            [byte @ 0..VARINT_16, ..] => (u64::from(*byte), 1, 0),
+            [VARINT_16, a, b, ..] => {
+                let number = u16::from_le_bytes([*a, *b]);
+                (number.into(), 3, VARINT_16.into())
+            }
+            [VARINT_32, a, b, c, d, ..] => {
+                let number = u32::from_le_bytes([*a, *b, *c, *d]);
+                (number.into(), 5, u64::from(u16::MAX) + 1)
+            }
+            _ => return None,
+        };
+        if number < least {
+            return None;
+        }
+        self.offset += length;
+        Some(number)
+    }
+
+    /// Goes back to `offset`, which was read before.
+    pub(super) const fn back_to(&mut self, offset: usize) {
+        self.offset = offset;
+    }
+
     /// Reads one byte.
+    #[inline]
     pub(super) fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
         self.array(what).map(|[byte]| byte)
     }
 
     /// Reads bytes as they are.
+    #[inline]
     pub(super) fn array<const N: usize>(
         &mut self,
         what: &'static str,
@@ -133,6 +162,7 @@ impl<'a> Input<'a> {
     }
 
     /// Reads a length of at most `max` and that many bytes.
+    #[inline]
     pub(super) fn bytes(
         &mut self,
         what: &'static str,

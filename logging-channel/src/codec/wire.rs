@@ -6,7 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::error::Fault;
+use super::error::{DecodeError, Fault};
+use super::leaf::Input;
 use crate::record::{
     ClockKind, Control, Digests, EndReason, Output, OutputDevice, RecordBody, Start, limits,
 };
@@ -220,6 +221,25 @@ impl WireOutput {
             length: output.length,
             digest: output.digest.to_le_bytes(),
         }
+    }
+
+    /// Reads one as bincode does, but faster: a busy log has many.
+    #[inline]
+    pub(super) fn read(input: &mut Input<'_>) -> Result<Self, DecodeError> {
+        let offset = input.offset();
+        if let Some(output) = Self::read_sound(input) {
+            return Ok(output);
+        }
+        input.back_to(offset);
+        input.leaf("output")
+    }
+
+    fn read_sound(input: &mut Input<'_>) -> Option<Self> {
+        Some(Self {
+            device: u16::try_from(input.number()?).ok()?,
+            length: u32::try_from(input.number()?).ok()?,
+            digest: input.array("output").ok()?,
+        })
     }
 
     pub(super) fn into_live(self) -> Result<Output, Fault> {

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod blocks;
 pub mod format;
 pub mod reader;
 pub mod recovery;
@@ -18,6 +19,7 @@ mod spare;
 pub mod sync_point;
 pub mod writer;
 
+pub use blocks::{Block, BlockEnd, BlockFrame, Stretch};
 pub use format::{SegmentDamage, SegmentError};
 pub use reader::{LogReader, ReadFrame};
 pub use recovery::{Cut, Recovered, TailPolicy, recover};

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::blocks::Stretch;
 use super::format::{SegmentDamage, SegmentError};
 use super::reader::ReadFrame;
 use super::recovery::check_header;
@@ -95,17 +96,45 @@ impl Salvager {
         Ok(salvager)
     }
 
-    /// Reads packets without their bytes, for those who only count them.
-    #[must_use]
-    pub const fn without_packets(mut self) -> Self {
-        self.spare.without_packets = true;
-        self
-    }
-
     /// Takes back what was looked at: its memory is used for what is read next.
     pub fn reuse(&mut self, item: Salvaged) {
         if let Salvaged::Frame(frame) = item {
             self.spare.keep(frame.records);
+        }
+    }
+
+    /// Where the last record given stands.
+    #[must_use]
+    pub const fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// What is left of the present segment, for reading in blocks; `None` when that is less than
+    /// `bytes_min`, and between segments.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    pub fn stretch(&self, bytes_min: u64) -> Result<Option<Stretch>, SegmentError> {
+        let (Some(current), None) = (&self.current, &self.pending) else {
+            return Ok(None);
+        };
+        let rest_bytes = current.scanner.rest_bytes()?;
+        if rest_bytes < bytes_min {
+            return Ok(None);
+        }
+        let stretch = Stretch::of(&current.scanner, &current.path, rest_bytes);
+        stretch.map(Some).map_err(|source| SegmentError::Io {
+            operation: "read",
+            path: current.path.to_path_buf(),
+            source,
+        })
+    }
+
+    /// Goes on at `offset` in the present segment: what lies before it was read in blocks, to `sequence`.
+    pub fn resume(&mut self, offset: u64, sequence: Sequence) {
+        if let Some(current) = &mut self.current {
+            current.scanner.move_to(offset);
+            self.sequence = sequence;
         }
     }
 

@@ -140,6 +140,17 @@ impl Scanner {
         self.first
     }
 
+    /// The segment, to be read by others as well.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Goes on at `offset`.
+    pub(super) fn move_to(&mut self, offset: u64) {
+        self.forget();
+        self.offset = offset;
+    }
+
     /// Bytes from the position to the end of the file.
     pub(super) fn rest_bytes(&self) -> Result<u64, SegmentError> {
         let metadata = self.file.metadata().map_err(|source| SegmentError::Io {

@@ -22,12 +22,20 @@ const SPARE_PACKET_BYTES_MAX: usize = 2_048;
 #[derive(Debug, Default)]
 pub(super) struct Spare {
     /// Packets are read without their bytes.
-    pub(super) without_packets: bool,
+    without_packets: bool,
     lists: Vec<Vec<Placed>>,
     packets: Vec<Vec<u8>>,
 }
 
 impl Spare {
+    /// For a reader that has the payloads: packets are read without their bytes.
+    pub(super) fn without_packets() -> Self {
+        Self {
+            without_packets: true,
+            ..Self::default()
+        }
+    }
+
     fn list(&mut self) -> Vec<Placed> {
         let list = self.lists.pop();
         list.unwrap_or_else(|| Vec::with_capacity(RECORDS_EXPECTED))

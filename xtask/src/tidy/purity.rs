@@ -41,6 +41,10 @@ const EDGES: &[(&str, &str)] = &[
         "reads journal files",
     ),
     (
+        "logging-channel/src/segment/blocks.rs",
+        "reads segment files",
+    ),
+    (
         "logging-channel/src/segment/salvage.rs",
         "reads segment files",
     ),
@@ -53,6 +57,7 @@ const EDGES: &[(&str, &str)] = &[
         "repairs segment files",
     ),
     ("inspect/src/ahead.rs", "reads ahead on a thread"),
+    ("inspect/src/pass.rs", "works on a log in several threads"),
     (
         "logging-channel/src/transport/tcp.rs",
         "carries bytes with tokio",

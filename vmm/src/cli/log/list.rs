@@ -6,9 +6,10 @@ use super::Failure;
 use super::arguments::{Choice, FILTER_HELP, Look};
 use super::output::Output;
 use clap::Args;
-use inspect::facts::Facts;
 use inspect::line::{HoleText, Text, write_hole_json, write_json};
-use inspect::source::{Damage, Found, Step, WalkError, walk};
+use inspect::pass::{Pass, Seen};
+use inspect::source::{Damage, Step, WalkError, walk_in_parts};
+use inspect::theme::Theme;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -46,25 +47,54 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn write_log(out: &mut impl Write, arguments: &Arguments) -> Result<Damage, WalkError> {
-    let (choice, look) = (&arguments.choice, &arguments.look);
-    let theme = look.theme();
-    let mut line = Vec::new();
-    walk(&arguments.dir, choice.range(&arguments.dir)?, |found| {
-        match found {
-            Found::Hole(hole) if look.json => write_hole_json(out, &hole)?,
-            Found::Hole(hole) => writeln!(out, "{}", HoleText(&hole, theme))?,
-            Found::Record(placed, _) => {
-                let facts = Facts::of(&placed.record);
-                if !choice.wants(&facts) {
-                    return Ok(Step::On);
-                }
-                if look.json {
-                    write_json(out, &facts, placed.length)?;
+    let listing = Listing {
+        choice: &arguments.choice,
+        json: arguments.look.json,
+        theme: arguments.look.theme(),
+    };
+    let range = arguments.choice.range(&arguments.dir)?;
+    walk_in_parts(&arguments.dir, range, &listing, |lines| {
+        out.write_all(lines)?;
+        lines.clear();
+        Ok(())
+    })
+}
+
+/// Makes the lines.
+struct Listing<'a> {
+    choice: &'a Choice,
+    json: bool,
+    theme: Theme,
+}
+
+impl Pass for Listing<'_> {
+    type Part = Vec<u8>;
+
+    fn add(&self, lines: &mut Vec<u8>, seen: Seen<'_>) -> Step {
+        match seen {
+            Seen::Frame(_) => {}
+            Seen::LeftOut(left_out) => {
+                let hole = left_out.into();
+                // A Vec takes everything.
+                let _ = match self.json {
+                    true => write_hole_json(lines, &hole),
+                    false => writeln!(lines, "{}", HoleText(&hole, self.theme)),
+                };
+            }
+            Seen::Record(facts, placed) if self.choice.wants(facts) => {
+                if self.json {
+                    let _ = write_json(lines, facts, placed.length);
                 } else {
-                    Text(&facts, theme).write_line(out, &mut line)?;
+                    Text(facts, self.theme).push(lines);
+                    lines.push(b'\n');
                 }
             }
+            Seen::Record(..) => {}
         }
-        Ok(Step::On)
-    })
+        Step::On
+    }
+
+    fn weight(&self, lines: &Vec<u8>) -> usize {
+        lines.len()
+    }
 }
