@@ -11,6 +11,7 @@ mod gdb;
 mod inspect;
 mod lab;
 mod live_snapshot;
+mod package;
 mod protection;
 mod record_replay;
 mod redundancy;
@@ -52,6 +53,7 @@ const GROUPS: &[&[Drill]] = &[
     transfer::DRILLS,
     cells::DRILLS,
     inspect::DRILLS,
+    package::DRILLS,
     lab::DRILLS,
 ];
 
@@ -66,6 +68,7 @@ const NAMED_ONLY: &[&str] = &[
     cells::CELLS[0],
     cells::CELLS[1],
     cells::CELLS[2],
+    package::PACKAGE,
 ];
 
 fn all() -> impl Iterator<Item = &'static Drill> {

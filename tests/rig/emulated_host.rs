@@ -123,6 +123,19 @@ impl EmulatedHost {
         Ok(kill_process_group(id.context("process id")?, signal)?)
     }
 
+    /// An empty file system, or one with what a directory holds.
+    fn make_disk(&self, from: Option<&Path>) -> Result<()> {
+        let disk = self.disk();
+        File::create(&disk)?.set_len(DISK_MIB << 20)?;
+        let mut command = Command::new(tool("mke2fs"));
+        command.args(["-q", "-F", "-t", "ext4"]);
+        command.args(["-E", "lazy_itable_init=1,lazy_journal_init=1"]);
+        if let Some(from) = from {
+            command.arg("-d").arg(from);
+        }
+        run_tool(command.arg(disk)).map(drop)
+    }
+
     fn disk(&self) -> PathBuf {
         self.config.dir.join("disk.raw")
     }
@@ -198,15 +211,11 @@ impl Host for EmulatedHost {
     }
 
     fn wipe_disk(&self) -> Result<()> {
-        let disk = self.disk();
-        File::create(&disk)?.set_len(DISK_MIB << 20)?;
-        run_tool(
-            Command::new(tool("mke2fs"))
-                .args(["-q", "-F", "-t", "ext4"])
-                .args(["-E", "lazy_itable_init=1,lazy_journal_init=1"])
-                .arg(disk),
-        )
-        .map(drop)
+        self.make_disk(None)
+    }
+
+    fn fill_disk(&self, from: &Path) -> Result<()> {
+        self.make_disk(Some(from))
     }
 
     fn power_on(&mut self) -> Result<()> {

@@ -48,6 +48,15 @@ pub trait Host: std::fmt::Debug + Send {
     /// When it cannot be made.
     fn wipe_disk(&self) -> Result<()>;
 
+    /// Makes the evidence disk a copy of the directory `from`. Only while the host is off.
+    ///
+    /// # Errors
+    /// When it cannot be made, or the host has no disk of its own.
+    fn fill_disk(&self, from: &Path) -> Result<()> {
+        let _ = from;
+        bail!("{} has no disk of its own", self.name())
+    }
+
     /// Starts the host; it then boots by itself. Returns at once.
     ///
     /// # Errors

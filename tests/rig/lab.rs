@@ -257,6 +257,19 @@ impl Lab {
         self.power_on_both()
     }
 
+    /// Starts both hosts anew with copies of the directory `from` on their disks.
+    ///
+    /// # Errors
+    /// When they have no disks, or do not boot.
+    pub fn reboot_filled(&mut self, from: &Path) -> Result<()> {
+        for side in Side::BOTH {
+            let host = self.host_mut(side);
+            host.kill();
+            host.fill_disk(from)?;
+        }
+        self.power_on_both()
+    }
+
     /// What `doctor` says of a host.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod arbiter;
 pub mod artifacts;
 pub mod client;
+pub mod debian_root;
 pub mod emulated_host;
 pub mod evidence;
 pub mod fault;

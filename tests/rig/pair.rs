@@ -221,6 +221,27 @@ pub struct Status {
     pub diverged: u64,
 }
 
+impl Status {
+    /// Reads what `understudy status --json` prints: the side's own under `node`, or at the top.
+    ///
+    /// # Errors
+    /// When it is not that.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        let mut value: serde_json::Value = serde_json::from_slice(json)?;
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let (clock, clock_why) = (text("clock"), text("clock_why"));
+        let diverged = value["lives"]["diverged"].as_u64().unwrap_or(0);
+        let node = value.get_mut("node").map(serde_json::Value::take);
+        let status = serde_json::from_value(node.unwrap_or(value))?;
+        Ok(Self {
+            clock,
+            clock_why,
+            diverged,
+            ..status
+        })
+    }
+}
+
 /// Positions in the log: the index of the first record not yet so-and-so.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Pointers {
@@ -311,7 +332,7 @@ impl Pair {
             .agent()?
             .exec(&argv, STATUS_LIMIT)?
             .success()?;
-        parse_status(&answer.stdout).with_context(|| format!("{side}: {}", answer.text()))
+        Status::parse(&answer.stdout).with_context(|| format!("{side}: {}", answer.text()))
     }
 
     /// Waits until a side is in the state `role`.
@@ -412,22 +433,6 @@ fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
     }
     argv.extend(options.doom_of(side));
     agent.spawn(&argv, OUTPUT)
-}
-
-/// The status, at the top or under `node`.
-fn parse_status(json: &[u8]) -> Result<Status> {
-    let mut value: serde_json::Value = serde_json::from_slice(json)?;
-    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let (clock, clock_why) = (text("clock"), text("clock_why"));
-    let diverged = value["lives"]["diverged"].as_u64().unwrap_or(0);
-    let node = value.get_mut("node").map(serde_json::Value::take);
-    let status = serde_json::from_value(node.unwrap_or(value))?;
-    Ok(Status {
-        clock,
-        clock_why,
-        diverged,
-        ..status
-    })
 }
 
 /// The end of what a side's process printed.
