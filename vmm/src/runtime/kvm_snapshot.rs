@@ -69,7 +69,18 @@ impl KvmExecutor {
         };
         self.given = state.given;
         self.console.clone_from(&state.console);
+        self.take_over_window();
         Ok(())
+    }
+
+    /// Between two exits, and nothing applied since the guest was entered: the window asked for then is still asked
+    /// for on the side that saved, and there [`Executor::run`] does not ask again. It was asked for whatever is
+    /// pending, and that has not changed.
+    ///
+    /// [`Executor::run`]: crate::replication::executor::Executor::run
+    fn take_over_window(&mut self) {
+        let pending = self.machine.pending_interrupt().is_some();
+        self.vcpu.request_window(pending);
     }
 
     /// Completes the access of the last exit, part by part.
