@@ -7,6 +7,7 @@ mod cells;
 mod conversation;
 mod counters;
 mod failover;
+mod fence;
 mod gdb;
 mod inspect;
 mod lab;
@@ -47,6 +48,7 @@ const GROUPS: &[&[Drill]] = &[
     counters::DRILLS,
     split_brain::DRILLS,
     arbiter_outage::DRILLS,
+    fence::DRILLS,
     protection::DRILLS,
     failover::DRILLS,
     redundancy::DRILLS,

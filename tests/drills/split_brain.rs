@@ -28,7 +28,7 @@ pub(crate) const DRILLS: &[Drill] = &[
     },
 ];
 
-/// Many times the timeout.
+/// Twice the timeout.
 const FROZEN: Duration = Duration::from_secs(5);
 
 fn cut_link(lab: &mut Lab) -> Result<()> {
