@@ -123,29 +123,29 @@ impl Text<'_> {
             guest_time,
             body,
         } = facts.record;
-        digits::push_right::<8>(out, index.0);
+        digits::push_right(out, index.0, 8);
         out.push(b' ');
         match point.kind {
-            PointKind::Exit => digits::push_right::<10>(out, point.exits),
+            PointKind::Exit => digits::push_right(out, point.exits, 10),
             PointKind::Between => {
                 let point = format!("{:>10}", PointText(point).to_string());
                 out.extend_from_slice(point.as_bytes());
             }
         }
         out.push(b' ');
-        digits::push_hex::<4>(out, point.check.into());
+        digits::push_hex(out, point.check.into(), 4);
         out.push(b' ');
         let us = guest_time.as_micros();
-        digits::push_right::<5>(out, us / 1_000_000);
+        digits::push_right(out, us / 1_000_000, 5);
         out.push(b'.');
-        digits::push_last::<6>(out, us % 1_000_000);
+        digits::push_zeros(out, us % 1_000_000, 6);
         out.push(b' ');
         let name = facts.kind.name();
         theme.push_kind(out, facts.kind, name);
         if matches!(body, RecordBody::Timer | RecordBody::Progress) {
             return;
         }
-        digits::push_short(out, &[b' '; 9], 9_usize.saturating_sub(name.len()));
+        (name.len()..9).for_each(|_| out.push(b' '));
         Content(facts).push(out);
     }
 }
@@ -201,7 +201,7 @@ impl Content<'_> {
         match &self.0.record.body {
             RecordBody::Packet { device, .. } => {
                 out.extend_from_slice(b"net");
-                digits::push_byte(out, *device);
+                digits::push(out, (*device).into());
                 out.push(b' ');
                 digits::push(out, self.0.size().unwrap_or(0));
                 out.extend_from_slice(b" bytes ");
@@ -214,22 +214,22 @@ impl Content<'_> {
                     OutputDevice::Console => out.extend_from_slice(b"console"),
                     OutputDevice::Network(number) => {
                         out.extend_from_slice(b"net");
-                        digits::push_byte(out, number);
+                        digits::push(out, number.into());
                     }
                 }
                 out.push(b' ');
                 digits::push(out, output.length.into());
                 out.extend_from_slice(b" bytes crc32c ");
-                digits::push_hex::<8>(out, output.digest.into());
+                digits::push_hex(out, output.digest.into(), 8);
             }
             RecordBody::Mark(digests) => {
                 out.extend_from_slice(b"registers ");
-                digits::push_hex::<16>(out, digests.registers);
+                digits::push_hex(out, digests.registers, 16);
                 out.extend_from_slice(b" devices ");
-                digits::push_hex::<16>(out, digests.devices);
+                digits::push_hex(out, digests.devices, 16);
                 if let Some(memory) = digests.memory {
                     out.extend_from_slice(b" memory ");
-                    digits::push_hex::<16>(out, memory);
+                    digits::push_hex(out, memory, 16);
                 }
             }
             body => {

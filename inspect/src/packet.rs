@@ -291,10 +291,10 @@ fn push_endpoint(out: &mut Vec<u8>, ip: IpAddr, port: Option<u16>) {
     match ip {
         IpAddr::V4(ip) => {
             let [first, rest @ ..] = ip.octets();
-            digits::push_byte(out, first);
+            digits::push(out, first.into());
             for byte in rest {
                 out.push(b'.');
-                digits::push_byte(out, byte);
+                digits::push(out, byte.into());
             }
         }
         // A Vec takes everything.
