@@ -89,6 +89,8 @@ pub struct Network {
     pub tap: String,
     /// The guest's addresses, announced (gratuitous ARP) when this host goes live.
     pub announce: Vec<Ipv4Addr>,
+    /// Whether the guest is given frames for other stations, too.
+    pub promiscuous: bool,
 }
 
 /// Where the guest's console goes.

@@ -173,10 +173,12 @@ fn read_network(mut section: Section<'_>) -> Result<Option<Network>, ConfigError
             announce.push(address);
         }
     }
+    let promiscuous = section.flag("promiscuous", false)?;
     section.finish()?;
     Ok(Some(Network {
         tap: tap.value,
         announce,
+        promiscuous,
     }))
 }
 

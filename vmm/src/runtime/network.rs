@@ -1,11 +1,16 @@
 //! The guest's network card on the host: frames in from the TAP, frames out when released.
 //!
+//! A bridge floods what it knows no port for to all of them, the guest's TAP among them. Where the logging channel
+//! crosses that bridge, every frame of the log would then become a record of the log: so a frame for another
+//! station goes no further than here, unless the guest is to have it.
+//!
 //! A TAP that takes no more frames loses them, as a full switch port would; the guest's protocols
 //! cope. So it is with what the fence refuses. All losses are counted.
 
 use super::tap_fence::{Pass, TapFence};
 use crate::backend::announce;
 use crate::backend::tap::Tap;
+use crate::config;
 use logging_channel::host_time::HostTime;
 use std::net::Ipv4Addr;
 use tokio::io::unix::AsyncFd;
@@ -21,6 +26,8 @@ pub(super) struct Network {
     pass: Pass,
     mac: [u8; 6],
     addresses: Vec<Ipv4Addr>,
+    /// Whether frames for others are for the guest, too.
+    promiscuous: bool,
     buffer: Vec<u8>,
     /// Frames that the TAP did not take.
     pub(super) transmit_lost: u64,
@@ -29,8 +36,8 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// The network of a guest with `mac` on `tap`, or no network at all. `addresses` are
-    /// the guest's, as far as known, for a gratuitous ARP each beside the RARP. Nothing leaves before
+    /// The network of a guest with `mac` on `tap`, or no network at all. The `config` has
+    /// the guest's addresses, as far as known, for a gratuitous ARP each beside the RARP. Nothing leaves before
     /// [`Self::raise`].
     ///
     /// # Errors
@@ -38,7 +45,7 @@ impl Network {
     pub(super) fn new(
         tap: Option<Tap>,
         mac: [u8; 6],
-        addresses: Vec<Ipv4Addr>,
+        config: Option<&config::Network>,
         fence: TapFence,
     ) -> std::io::Result<Self> {
         let tap = tap.map(Tap::watch).transpose()?;
@@ -47,14 +54,15 @@ impl Network {
             fence,
             pass: Pass::default(),
             mac,
-            addresses,
+            addresses: config.map_or_else(Vec::new, |config| config.announce.clone()),
+            promiscuous: config.is_some_and(|config| config.promiscuous),
             buffer: vec![0; FRAME_BYTES_MAX],
             transmit_lost: 0,
             transmit_refused: 0,
         })
     }
 
-    /// Waits for frames and takes up to `max`.
+    /// Waits for frames and takes up to `max`; those that are not for the guest are left out.
     pub(super) async fn receive(&mut self, max: usize) -> Vec<Vec<u8>> {
         let Some(tap) = &self.tap else {
             return std::future::pending().await;
@@ -63,9 +71,14 @@ impl Network {
         let Ok(mut ready) = tap.readable().await else {
             return std::future::pending().await;
         };
-        while frames.len() < max {
+        for _ in 0..max {
             match tap.get_ref().receive(&mut self.buffer) {
-                Ok(Some(length)) => frames.push(self.buffer[..length].to_vec()),
+                Ok(Some(length)) => {
+                    let frame = &self.buffer[..length];
+                    if self.promiscuous || is_for(self.mac, frame) {
+                        frames.push(frame.to_vec());
+                    }
+                }
                 Ok(None) => {
                     ready.clear_ready();
                     break;
@@ -127,5 +140,29 @@ impl Network {
             let arp = announce::gratuitous_arp(self.mac, address);
             self.transmit(&arp, now);
         }
+    }
+}
+
+/// Whether a station with the address `mac` takes a frame: it is for it, or for a group (IEEE 802-2014, 8.2.2: the
+/// first bit on the wire).
+fn is_for(mac: [u8; 6], frame: &[u8]) -> bool {
+    frame
+        .first_chunk::<6>()
+        .is_some_and(|to| *to == mac || to[0] & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_another_station_is_not_for_the_guest() {
+        let mac = [2, 0, 0, 0, 0, 1];
+        let to = |address: [u8; 6]| [&address[..], &[2, 0, 0, 0, 0, 9, 8, 0, 1, 2, 3]].concat();
+        assert!(is_for(mac, &to(mac)));
+        assert!(is_for(mac, &to([0xff; 6])));
+        assert!(is_for(mac, &to([0x33, 0x33, 0, 0, 0, 1])));
+        assert!(!is_for(mac, &to([2, 0, 0, 0, 0, 2])));
+        assert!(!is_for(mac, &mac[..5]));
     }
 }

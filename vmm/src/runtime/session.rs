@@ -430,20 +430,13 @@ fn engine_config(config: &Config) -> EngineConfig {
 }
 
 fn network(config: &Config) -> Result<Network, RuntimeError> {
-    let tap = config
-        .network
-        .as_ref()
-        .map(|n| Tap::open(&n.tap))
-        .transpose()?;
-    let announce = config
-        .network
-        .as_ref()
-        .map_or_else(Vec::new, |n| n.announce.clone());
+    let network = config.network.as_ref();
+    let tap = network.map(|n| Tap::open(&n.tap)).transpose()?;
     // As the node: a sign of life before the decision was at most a heartbeat old.
     let detector = config.channel.as_ref().map(|channel| channel.detector);
     let stale_ns = detector.map(|d| d.timeout_ns.saturating_sub(d.heartbeat_interval_ns));
     let fence = TapFence::new(stale_ns);
-    Network::new(tap, config.vm.mac, announce, fence).map_err(|source| RuntimeError::Io {
+    Network::new(tap, config.vm.mac, network, fence).map_err(|source| RuntimeError::Io {
         operation: "watch the TAP interface",
         source,
     })
