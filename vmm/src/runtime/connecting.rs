@@ -5,7 +5,7 @@ use super::secure;
 use super::session::RuntimeError;
 use crate::config::Config;
 use crate::replication::node::Part;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -48,6 +48,29 @@ impl Beginning {
     }
 }
 
+impl Beginning {
+    /// Those of `standbys` that are not this process. The file is the same on all hosts, and names it, too: a
+    /// survivor that stood by before still listens, and would invite itself over and over.
+    fn others(self, standbys: &[SocketAddr]) -> Vec<SocketAddr> {
+        let Self::Standby { address: own } = self else {
+            return standbys.to_vec();
+        };
+        let others = standbys.iter().copied();
+        others.filter(|standby| !reaches(*standby, own)).collect()
+    }
+}
+
+/// Whether whoever connects to `address` from this host finds the listener at `own`.
+fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
+    let any = own.ip().is_unspecified() && own.port() == address.port();
+    address == own || (any && is_of_this_host(address.ip()))
+}
+
+/// Only an address of this host can be bound.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// The tasks that make connections, ended when the life is over.
 pub(super) struct Connecting {
     pub(super) link: mpsc::Receiver<link_task::LinkEvent>,
@@ -77,7 +100,10 @@ impl Connecting {
         if let Some(door) = door {
             tasks.spawn(link_task::listen(door, events.clone(), numbers.clone()));
         }
-        let standbys = config.channel.as_ref().map(|c| c.standbys.clone());
+        let standbys = config
+            .channel
+            .as_ref()
+            .map(|c| beginning.others(&c.standbys));
         if let Some(standbys) = standbys.filter(|s| !s.is_empty() && beginning != Beginning::Alone)
         {
             match secure::standby_dial(config) {
@@ -97,5 +123,27 @@ impl Connecting {
             invite,
             tasks,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn nobody_invites_himself() {
+        // 192.0.2.0/24 is nobody's (RFC 5737).
+        let all = addresses(&["127.0.0.1:7072", "127.0.0.1:7073", "192.0.2.1:7072"]);
+        let of = |own: &str| Beginning::Standby {
+            address: own.parse().unwrap(),
+        };
+        assert_eq!(of("127.0.0.1:7072").others(&all), all[1..]);
+        assert_eq!(of("0.0.0.0:7072").others(&all), all[1..]);
+        assert_eq!(of("127.0.0.2:7072").others(&all), all);
+        assert_eq!(Beginning::Backup.others(&all), all);
     }
 }
