@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use rig::artifacts;
 use rig::lab::{Lab, Side};
 use rig::link::{Direction, Impairment, Link};
-use rig::netns::address;
 use rig::observation::Load;
 use rig::pair::VM;
 use rig::progress::note;
@@ -250,11 +249,7 @@ fn spoil(lab: &Lab, cell: Cell) {
 }
 
 fn service_address(side: Side) -> Option<Ipv4Addr> {
-    let text = match side {
-        Side::Primary => address::PRIMARY,
-        Side::Backup => address::BACKUP,
-    };
-    text.parse().ok()
+    side.address().parse().ok()
 }
 
 /// Returns when the fault is over, but for a link's.

@@ -5,7 +5,6 @@ use anyhow::{Context, Result, bail, ensure};
 use rig::agent::Agent;
 use rig::host::STATE_DIR;
 use rig::lab::{Lab, Side, UNDERSTUDY};
-use rig::netns::address;
 use rig::pair::CONFIG;
 use rig::wait::until;
 use std::path::Path;
@@ -49,10 +48,7 @@ const SCRIPT: [&str; 20] = [
 /// Replays the log of `side` up to record `until` and debugs it there.
 pub(crate) fn goes_there_and_back(lab: &Lab, side: Side, until: u64, kernel: &Path) -> Result<()> {
     let agent = lab.host(side).agent()?;
-    let host = match side {
-        Side::Primary => address::PRIMARY,
-        Side::Backup => address::BACKUP,
-    };
+    let host = side.address();
     let (at, until) = (format!("{host}:{PORT}"), until.to_string());
     let log = format!("{STATE_DIR}/gdb.log");
     let argv = [

@@ -1,14 +1,16 @@
-//! What an operator does: the Debian package on two hosts, its units started, one host killed.
+//! What an operator does (`docs/installing.md`): the Debian package on three machines, certificates, the units of
+//! arbiter, primary and backup started, the primary's host killed.
 
 use crate::Drill;
 use anyhow::{Context, Result, ensure};
+use rig::arbiter::Arbiter;
 use rig::debian_root::{self, Debian, inside};
 use rig::images::Images;
 use rig::lab::{GUEST_INITRAMFS, GUEST_KERNEL, Lab, Side};
 use rig::netns::Namespace;
 use rig::observation::{Load, Order};
 use rig::oracle::Oracle;
-use rig::pair::{LOG_DIR, Status, VM};
+use rig::pair::{LOG_DIR, PairOptions, Status, TLS_DIR, VM};
 use rig::progress::note;
 use rig::scene::{GO_LIVE_LIMIT, PROGRESS_LIMIT, PROTECTED_LIMIT};
 use rig::wait::until;
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) const DRILLS: &[Drill] = &[Drill {
     name: PACKAGE,
-    shows: "the .deb in a clean Debian, its units on two hosts, one of them killed",
+    shows: "the .deb in a clean Debian, certificates, units of arbiter and both sides; one host killed",
     run: package,
 }];
 
@@ -27,7 +29,21 @@ pub(crate) const PACKAGE: &str = "package";
 
 /// As in `docs/installing.md`.
 const CONFIG: &str = "/etc/understudy/web.toml";
+const ACCESS: &str = "/etc/understudy/access.toml";
+const ENVIRONMENT: &str = "/etc/understudy/arbiter.env";
+const TLS: &str = "/etc/understudy/tls";
 const STATE: &str = "/var/lib/understudy";
+const STORE: &str = "/var/lib/understudy/arbiter.redb";
+const EXAMPLES: &str = "/usr/share/doc/understudy/examples";
+
+/// The third host is the arbiter's.
+const ARBITER: Side = Side::Spare;
+const ARBITER_UNIT: &str = "understudy-arbiter";
+/// In the example of its environment file.
+const EXAMPLE_ADDRESS: &str = "10.0.0.9:7070";
+
+/// Who may read everything at the arbiter.
+const OPERATOR: &str = "operator";
 
 const REQUESTS: u64 = 50;
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -38,7 +54,7 @@ fn package(lab: &mut Lab) -> Result<()> {
     let _ = fs::remove_dir_all(&root);
     if result.is_ok() {
         // Their disks are no others' business.
-        for side in Side::BOTH {
+        for side in lab.sides() {
             lab.host_mut(side).kill();
         }
     }
@@ -49,14 +65,34 @@ fn unit(side: Side) -> String {
     format!("understudy-{side}@web")
 }
 
-/// The Debian that both hosts get, with everything that the guest's file names.
+/// The name in a host's certificate.
+const fn certified(side: Side) -> &'static str {
+    match side {
+        Side::Primary | Side::Backup => side.name(),
+        Side::Spare => "arbiter",
+    }
+}
+
+fn arbiter_address() -> String {
+    format!("{}:7070", ARBITER.address())
+}
+
+/// The Debian that all hosts get, with everything that the guest's file names.
 fn prepare(lab: &Lab, root: &Path) -> Result<()> {
     debian_root::with_package(root)?;
     let below = |path: &str| root.join(path.trim_start_matches('/'));
     let images = Images::load()?;
     fs::create_dir_all(below(STATE).join("images"))?;
-    let config = lab.options().config();
+    let options = PairOptions {
+        tls: true,
+        ..lab.options()
+    };
+    let config = options.config();
+    let url = format!("https://{}", arbiter_address());
     let paths = [
+        (TLS_DIR, TLS.into()),
+        (&Arbiter::url(), url),
+        ("plain_text = true", "arbiter = [\"arbiter\"]".into()),
         (GUEST_KERNEL, format!("{STATE}/images/kernel")),
         (GUEST_INITRAMFS, format!("{STATE}/images/initramfs")),
         (LOG_DIR, format!("{STATE}/web/log")),
@@ -74,19 +110,146 @@ fn prepare(lab: &Lab, root: &Path) -> Result<()> {
         ensure!(text.contains(ours), "the configuration lacks {ours}");
         text = text.replace(ours, theirs);
     }
-    fs::copy(&images.guest_kernel, below(&paths[0].1))?;
-    fs::copy(&images.guest_initramfs, below(&paths[1].1))?;
+    fs::copy(
+        &images.guest_kernel,
+        below(&format!("{STATE}/images/kernel")),
+    )?;
+    fs::copy(
+        &images.guest_initramfs,
+        below(&format!("{STATE}/images/initramfs")),
+    )?;
     fs::write(below(CONFIG), text)?;
+    arbiter_files(root)?;
+    certificates(root)?;
     let own = ["chown", "-R", "understudy:understudy", STATE];
     inside(root, &own).map(drop)
 }
 
+/// The arbiter's two files, from the package's examples: its own address, and who may do what.
+fn arbiter_files(root: &Path) -> Result<()> {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    let example = fs::read_to_string(below(&format!("{EXAMPLES}/arbiter.env")))?;
+    ensure!(
+        example.contains(EXAMPLE_ADDRESS),
+        "no {EXAMPLE_ADDRESS}: {example}"
+    );
+    let own = example.replace(EXAMPLE_ADDRESS, &arbiter_address());
+    fs::write(below(ENVIRONMENT), own)?;
+    let (primary, backup) = (certified(Side::Primary), certified(Side::Backup));
+    let access =
+        format!("operators = [\"{OPERATOR}\"]\n[hosts]\n{VM} = [\"{primary}\", \"{backup}\"]\n");
+    Ok(fs::write(below(ACCESS), access)?)
+}
+
+/// All certificates, made by the installed program; each machine picks its own out of them.
+fn certificates(root: &Path) -> Result<()> {
+    let (authority, issued) = (format!("{TLS}/authority"), format!("{TLS}/issued"));
+    let install = [
+        "install",
+        "-d",
+        "-m",
+        "0750",
+        "-o",
+        "root",
+        "-g",
+        "understudy",
+        TLS,
+    ];
+    inside(root, &install)?;
+    inside(
+        root,
+        &["understudy", "cert", "authority", "--dir", &authority],
+    )?;
+    let hosts = [Side::Primary, Side::Backup, ARBITER].map(certified);
+    for name in hosts.into_iter().chain([OPERATOR]) {
+        let issue = [
+            "understudy",
+            "cert",
+            "issue",
+            "--dir",
+            &authority,
+            "--name",
+            name,
+        ];
+        inside(root, &[&issue[..], &["--out", &issued]].concat())?;
+    }
+    Ok(())
+}
+
+/// Gives a machine its certificate under the names that its files have, and takes the others' away.
+fn install_certificate(debian: &Debian<'_>, side: Side) -> Result<()> {
+    let name = certified(side);
+    let own = if side == ARBITER { "arbiter" } else { "host" };
+    let script = format!(
+        "set -e; cd {TLS}; cp issued/ca.pem .; cp issued/{name}.pem {own}.pem; cp issued/{name}.key {own}.key; \
+         [ {own} = host ] || cp issued/{OPERATOR}.pem issued/{OPERATOR}.key .; \
+         rm -r authority issued; chgrp understudy *; chmod 640 *"
+    );
+    debian.run(&["sh", "-c", &script])?.success().map(drop)
+}
+
+/// Makes the store by hand, once, and starts the service.
+fn start_arbiter(arbiter: &Debian<'_>) -> Result<()> {
+    let listen = ["--listen", "127.0.0.1:0", "--store", STORE, "--create"];
+    let by_hand = [
+        "timeout",
+        "-s",
+        "INT",
+        "5",
+        "runuser",
+        "-u",
+        "understudy",
+        "--",
+        "understudy",
+        "arbiter",
+    ];
+    let made = arbiter.run(&[&by_hand[..], &listen[..]].concat())?;
+    let there = arbiter.run(&["test", "-s", STORE])?;
+    ensure!(there.code == 0, "no store was made: {}", made.text());
+    arbiter.start_unit(ARBITER_UNIT)
+}
+
+/// The generation that the arbiter's register holds, as the operator is told.
+fn register(arbiter: &Debian<'_>) -> Result<u64> {
+    let url = format!("https://{}", arbiter_address());
+    let (certificate, key) = (
+        format!("{TLS}/{OPERATOR}.pem"),
+        format!("{TLS}/{OPERATOR}.key"),
+    );
+    let authority = format!("{TLS}/ca.pem");
+    let argv = [
+        "understudy",
+        "arbiter",
+        "show",
+        VM,
+        "--json",
+        "--url",
+        &url,
+        "--tls-certificate",
+        &certificate,
+        "--tls-key",
+        &key,
+        "--tls-authority",
+        &authority,
+    ];
+    let told = arbiter.run(&argv)?.success()?;
+    let reply: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    reply["generation"]
+        .as_u64()
+        .with_context(|| format!("no generation: {reply}"))
+}
+
 fn drill(lab: &mut Lab, root: &Path) -> Result<()> {
     lab.reboot_filled(root)?;
-    lab.arbiter.start()?;
-    let (mut client, survivor) = {
-        let start = |side| Debian::start(lab.host(side).agent()?);
-        let (primary, backup) = (start(Side::Primary)?, start(Side::Backup)?);
+    let (mut client, survivor, third) = {
+        let start = |side| -> Result<Debian<'_>> {
+            let debian = Debian::start(lab.host(side).agent()?)?;
+            install_certificate(&debian, side)?;
+            Ok(debian)
+        };
+        let (primary, backup, arbiter) =
+            (start(Side::Primary)?, start(Side::Backup)?, start(ARBITER)?);
+        start_arbiter(&arbiter)?;
         let doctor = primary.run(&["understudy", "doctor"])?;
         ensure!(doctor.code == 0, "doctor: {}", doctor.text());
         primary.start_unit(&unit(Side::Primary))?;
@@ -97,7 +260,8 @@ fn drill(lab: &mut Lab, root: &Path) -> Result<()> {
         let mut client = Oracle::start(&Namespace::named("client"), &Load::default())?;
         client.wait_connected()?;
         client.wait_progress(0, REQUESTS, PROGRESS_LIMIT)?;
-        (client, backup.first_process().to_owned())
+        let [backup, arbiter] = [backup, arbiter].map(|debian| debian.first_process().to_owned());
+        (client, backup, arbiter)
     };
     lab.host_mut(Side::Primary).kill();
     let backup = Debian::running(lab.host(Side::Backup).agent()?, survivor);
@@ -108,12 +272,19 @@ fn drill(lab: &mut Lab, root: &Path) -> Result<()> {
     let seen = client.finish()?;
     let complaints = seen.complaints();
     ensure!(complaints.is_empty(), "{}: {seen:?}", complaints.join("; "));
-    ensure!(lab.arbiter.register(VM)?.0 == 2, "the arbiter knows better");
+    let arbiter = Debian::running(lab.host(ARBITER).agent()?, third);
+    let generation = register(&arbiter)?;
+    ensure!(generation == 2, "the arbiter is at generation {generation}");
     // `stop` and the unit's own ExecStop.
     backup
         .run(&["systemctl", "stop", &unit(Side::Backup)])?
         .success()?;
-    note("systemd started both sides; the survivor served, and stopped when told");
+    arbiter
+        .run(&["systemctl", "stop", ARBITER_UNIT])?
+        .success()?;
+    note(
+        "systemd started arbiter and both sides, in TLS; the survivor served, and stopped when told",
+    );
     Ok(())
 }
 

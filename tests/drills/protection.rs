@@ -38,7 +38,7 @@ const SIGSYS: i32 = 31;
 /// System calls outside the lists that the hosts' kernels noted, one line for each thread's name and number.
 pub(crate) fn noted_calls(lab: &Lab) -> Vec<String> {
     let mut found = BTreeSet::new();
-    for side in Side::BOTH {
+    for side in lab.sides() {
         let asked = lab.host(side).agent();
         let asked = asked.and_then(|agent| agent.exec(&["dmesg"], LIMIT));
         let text = asked.map(|done| done.text()).unwrap_or_default();

@@ -19,6 +19,11 @@ pub(crate) const DRILLS: &[Drill] = &[
         run: reprotect,
     },
     Drill {
+        name: "third-host",
+        shows: "three hosts, killed one after the other: the standby takes over, then the repaired first one",
+        run: third_host,
+    },
+    Drill {
         name: "repair",
         shows: "a backup's copy diverges; it keeps the evidence, is given another, and survives a kill with it",
         run: repair,
@@ -78,10 +83,8 @@ fn lives(lab: &mut Lab, count: u64) -> Result<()> {
         }
         scene.phase(&format!("life {} begins", life + 1))?;
         let began = now();
-        scene.lab.host_mut(dead).power_on()?;
-        scene.lab.host(dead).wait_booted(rig::host::BOOT_LIMIT)?;
+        repair_host(&mut scene, dead, &options)?;
         let booted = began.elapsed().as_secs_f64();
-        scene.pair.stand_by(scene.lab, dead, &options)?;
         protected_again(&scene, live)?;
         scene.wait_served()?;
         keep_so_far(scene.lab)?;
@@ -96,10 +99,63 @@ fn lives(lab: &mut Lab, count: u64) -> Result<()> {
 }
 
 pub(crate) fn protected_again(scene: &Scene<'_>, live: Side) -> Result<()> {
+    protected_by(scene, live, live.other())
+}
+
+fn protected_by(scene: &Scene<'_>, live: Side, backup: Side) -> Result<()> {
     let (pair, lab) = (&scene.pair, &*scene.lab);
-    pair.wait_role(lab, live, "protected", PROTECTED_LIMIT)?;
-    pair.wait_role(lab, live.other(), "following", PROTECTED_LIMIT)?;
+    let status = pair.wait_protected(lab, live, PROTECTED_LIMIT)?;
+    ensure!(status.role == "protected", "{live} is {}", status.role);
+    pair.wait_role(lab, backup, "following", PROTECTED_LIMIT)?;
     Ok(())
+}
+
+/// A third host stands by from the beginning: nobody has to do anything after the first kill, nor after the
+/// second but to repair a host.
+fn third_host(lab: &mut Lab) -> Result<()> {
+    let options = PairOptions {
+        spare: true,
+        ..lab.options()
+    };
+    lab.power_on_spare()?;
+    let mut scene = Scene::open(lab, &options, &Load::steady())?;
+    scene.pair.stand_by(scene.lab, Side::Spare, &options)?;
+    let order = [Side::Primary, Side::Backup, Side::Spare];
+    for (turn, dies, survives) in [
+        (1, order[0], order[1]),
+        (2, order[1], order[2]),
+        (3, order[2], order[0]),
+    ] {
+        scene.phase(&format!("{dies} dies"))?;
+        scene.strike(Fault::Kill(dies))?;
+        let solo = scene
+            .pair
+            .wait_role(scene.lab, survives, "solo", GO_LIVE_LIMIT)?;
+        ensure!(
+            solo.generation == turn + 1,
+            "{survives} is alone in generation {}",
+            solo.generation
+        );
+        scene.wait_served()?;
+        let next = order[(turn as usize + 1) % order.len()];
+        match turn {
+            1 => {}
+            2 => repair_host(&mut scene, next, &options)?,
+            _ => break,
+        }
+        protected_by(&scene, survives, next)?;
+        scene.wait_served()?;
+        keep_so_far(scene.lab)?;
+    }
+    scene.check_register(4)?;
+    conclude(scene, 4)
+}
+
+/// A dead host boots, with what its disk kept, and stands by.
+fn repair_host(scene: &mut Scene<'_>, dead: Side, options: &PairOptions) -> Result<()> {
+    scene.lab.host_mut(dead).power_on()?;
+    scene.lab.host(dead).wait_booted(rig::host::BOOT_LIMIT)?;
+    scene.pair.stand_by(scene.lab, dead, options)
 }
 
 /// There and back again.

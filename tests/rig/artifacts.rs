@@ -30,14 +30,14 @@ pub fn keep(lab: &mut Lab, name: &str, command: &str, report: &str) -> Option<Pa
         dir.join("report.txt"),
         format!("{report}\n\nagain: {command}\n"),
     );
-    for side in Side::BOTH {
+    for side in lab.sides() {
         let _ = lab.host(side).resume();
     }
     keep_network(lab, &dir);
     if let Err(error) = evidence::collect(lab, &dir) {
         let _ = std::fs::write(dir.join("evidence-error.txt"), format!("{error:#}\n"));
     }
-    for side in Side::BOTH {
+    for side in lab.sides() {
         let to = dir.join(side.name());
         let _ = std::fs::create_dir_all(&to);
         for file in ["serial.log", "emulator.log"] {
@@ -51,9 +51,12 @@ pub fn keep(lab: &mut Lab, name: &str, command: &str, report: &str) -> Option<Pa
 /// How each program's messages end in what was kept, for a report whose reader has nothing else.
 #[must_use]
 pub fn last_messages(dir: &Path) -> String {
-    let files = Side::BOTH.map(|side| dir.join(side.name()).join(MESSAGES));
-    let ends = files.iter().map(|file| last_words(file));
-    ends.collect::<Vec<_>>().join("\n")
+    let sides = [Side::Primary, Side::Backup, Side::Spare];
+    let files = sides.map(|side| dir.join(side.name()).join(MESSAGES));
+    let said = files.iter().filter(|file| file.exists());
+    said.map(|file| last_words(file))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// What everybody on the service network believes about where the others are.
@@ -68,7 +71,7 @@ fn keep_network(lab: &Lab, dir: &Path) {
             let _ = std::fs::write(dir.join(name), output.stdout);
         }
     }
-    for side in Side::BOTH {
+    for side in lab.sides() {
         let ask = "ip -s link; brctl showmacs br0; cat /proc/net/arp; ps; dmesg | tail -30";
         let asked = lab.host(side).agent();
         if let Ok(done) = asked.and_then(|agent| agent.exec(&["sh", "-c", ask], ASK_LIMIT)) {

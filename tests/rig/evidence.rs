@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use logging_channel::record::{Control, Record, RecordBody};
 use logging_channel::segment::LogReader;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// One side's log.
@@ -78,17 +79,18 @@ impl Evidence {
 /// # Errors
 /// When a disk cannot be read.
 pub fn collect(lab: &mut Lab, to: &Path) -> Result<Evidence> {
-    let [primary, backup] = copy_logs(lab, to)?;
-    compare(&primary, &backup)
+    let logs = copy_logs(lab, to)?;
+    let of = |side| logs.get(&side).context("a log of both sides");
+    compare(of(Side::Primary)?, of(Side::Backup)?)
 }
 
-/// Copies the disks of both hosts below `to`; where the primary's log and the backup's are in the copies.
+/// Copies the disks of all hosts below `to`; where their logs are in the copies.
 ///
 /// # Errors
 /// When a disk cannot be read.
-pub fn copy_logs(lab: &mut Lab, to: &Path) -> Result<[PathBuf; 2]> {
-    let mut logs = Side::BOTH.map(|_| PathBuf::new());
-    for (side, log) in Side::BOTH.into_iter().zip(&mut logs) {
+pub fn copy_logs(lab: &mut Lab, to: &Path) -> Result<BTreeMap<Side, PathBuf>> {
+    let mut logs = BTreeMap::new();
+    for side in lab.sides() {
         let dir = to.join(side.name());
         let host = lab.host_mut(side);
         if host.is_on() {
@@ -96,7 +98,7 @@ pub fn copy_logs(lab: &mut Lab, to: &Path) -> Result<[PathBuf; 2]> {
         } else {
             host.read_disk(&dir)?;
         }
-        *log = log_below(&dir);
+        logs.insert(side, log_below(&dir));
     }
     Ok(logs)
 }

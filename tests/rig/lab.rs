@@ -1,8 +1,9 @@
-//! A whole lab: two hosts, the log link between them, the service network, the arbiter.
+//! A whole lab: two hosts, the log link between them, the service network, the arbiter; a third host, for
+//! drills that ask for it.
 //!
 //! A lab outlives many drills: [`Lab::reset`] brings it back to two booted, idle hosts, an arbiter
 //! that has never heard of any virtual machine, and a whole network; only hosts that a drill killed
-//! boot again.
+//! boot again, and the third one is off.
 
 use crate::arbiter::Arbiter;
 use crate::host::{BOOT_LIMIT, Counters, Host, STATE_DIR};
@@ -54,17 +55,19 @@ pub const GUEST_KERNEL: &str = "/run/host/guest-kernel";
 /// Where the guest's initramfs is in a host.
 pub const GUEST_INITRAMFS: &str = "/run/host/guest-initramfs";
 
-/// One of the two hosts. The names say who starts in which role.
+/// A host. The names say who starts in which role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// Starts as the primary.
     Primary,
     /// Starts as the backup.
     Backup,
+    /// The third host: off, until a drill asks for it ([`Lab::power_on_spare`]).
+    Spare,
 }
 
 impl Side {
-    /// Both.
+    /// The two that every lab has.
     pub const BOTH: [Self; 2] = [Self::Primary, Self::Backup];
 
     /// The host's name, also the product's subcommand.
@@ -73,22 +76,38 @@ impl Side {
         match self {
             Self::Primary => "primary",
             Self::Backup => "backup",
+            Self::Spare => "spare",
         }
     }
 
-    /// The other one.
+    /// The other one of the two that every lab has; the spare host is nobody's other, and is its own.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::Primary => Self::Backup,
             Self::Backup => Self::Primary,
+            Self::Spare => Self::Spare,
         }
     }
 
-    const fn addresses(self) -> (&'static str, &'static str) {
+    /// On the service network.
+    #[must_use]
+    pub const fn address(self) -> &'static str {
         match self {
-            Self::Primary => (address::PRIMARY, address::PRIMARY_LOG),
-            Self::Backup => (address::BACKUP, address::BACKUP_LOG),
+            Self::Primary => address::PRIMARY,
+            Self::Backup => address::BACKUP,
+            Self::Spare => address::SPARE,
+        }
+    }
+
+    /// Where the logging channel reaches it: on the log link, or, for the host that is not on it, on the
+    /// service network.
+    #[must_use]
+    pub const fn log_address(self) -> &'static str {
+        match self {
+            Self::Primary => address::PRIMARY_LOG,
+            Self::Backup => address::BACKUP_LOG,
+            Self::Spare => address::SPARE,
         }
     }
 
@@ -97,6 +116,7 @@ impl Side {
         let host = match self {
             Self::Primary => 1,
             Self::Backup => 2,
+            Self::Spare => 3,
         };
         format!("02:75:73:00:{host:02x}:{interface:02x}")
     }
@@ -127,6 +147,9 @@ pub struct Lab {
     confine: String,
     primary: Box<dyn Host>,
     backup: Box<dyn Host>,
+    spare: Box<dyn Host>,
+    /// Whether the spare host has been on since the last reset.
+    spare_used: bool,
 }
 
 impl Lab {
@@ -147,23 +170,33 @@ impl Lab {
         let arbiter_link = arbiter_link(&network)?;
         let programs = &prepared.programs;
         let arbiter = Arbiter::new(&programs.understudy, &network.run_dir().join("arbiter"))?;
-        let (primary, backup) = match prepared.hosts {
-            HostKind::Emulated => emulated::both(&network, prepared, memory_mib)?,
-            HostKind::Namespaces => namespaces::both(&network, prepared)?,
+        if prepared.hosts == HostKind::Emulated {
+            emulated::prepare(&network, prepared)?;
+        }
+        let of_pair = |side| match prepared.hosts {
+            HostKind::Emulated => emulated::of_pair(&network, prepared, memory_mib, side),
+            HostKind::Namespaces => namespaces::of_pair(&network, prepared, side),
         };
-        let link = Link::new(primary.1, backup.1, LINK_SEED)?;
-        let (kind, primary, backup) = (prepared.hosts, primary.0, backup.0);
+        let (primary, primary_port) = of_pair(Side::Primary)?;
+        let (backup, backup_port) = of_pair(Side::Backup)?;
+        let spare = match prepared.hosts {
+            HostKind::Emulated => emulated::one(&network, prepared, memory_mib, Side::Spare)?,
+            HostKind::Namespaces => namespaces::one(&network, prepared, Side::Spare)?,
+        };
+        let link = Link::new(primary_port, backup_port, LINK_SEED)?;
         let mut lab = Self {
             network,
             link,
             arbiter_link,
             arbiter,
-            kind,
+            kind: prepared.hosts,
             guest_kernel: prepared.images.guest_kernel.clone(),
             clock: PairOptions::default().clock,
             confine: PairOptions::default().confine,
             primary,
             backup,
+            spare,
+            spare_used: false,
         };
         lab.power_on_both()?;
         Ok(lab)
@@ -207,6 +240,7 @@ impl Lab {
         match side {
             Side::Primary => &*self.primary,
             Side::Backup => &*self.backup,
+            Side::Spare => &*self.spare,
         }
     }
 
@@ -215,7 +249,27 @@ impl Lab {
         match side {
             Side::Primary => &mut *self.primary,
             Side::Backup => &mut *self.backup,
+            Side::Spare => &mut *self.spare,
         }
+    }
+
+    /// The hosts that have something to say of the present drill.
+    #[must_use]
+    pub fn sides(&self) -> Vec<Side> {
+        let mut sides = Side::BOTH.to_vec();
+        sides.extend(self.spare_used.then_some(Side::Spare));
+        sides
+    }
+
+    /// Boots the third host, until the next [`Lab::reset`].
+    ///
+    /// # Errors
+    /// When it does not boot.
+    pub fn power_on_spare(&mut self) -> Result<()> {
+        self.spare.wipe_disk()?;
+        self.spare_used = true;
+        self.spare.power_on()?;
+        self.spare.wait_booted(BOOT_LIMIT).map(drop)
     }
 
     /// Brings everything back to the beginning.
@@ -226,6 +280,8 @@ impl Lab {
         self.arbiter.forget()?;
         self.link.mend();
         self.arbiter_link.mend();
+        self.spare.kill();
+        self.spare_used = false;
         for side in Side::BOTH {
             self.network.set_connected(&format!("svc-{side}"), true)?;
             let host = self.host_mut(side);
@@ -257,17 +313,20 @@ impl Lab {
         self.power_on_both()
     }
 
-    /// Starts both hosts anew with copies of the directory `from` on their disks.
+    /// Starts all three hosts anew with copies of the directory `from` on their disks.
     ///
     /// # Errors
     /// When they have no disks, or do not boot.
     pub fn reboot_filled(&mut self, from: &Path) -> Result<()> {
-        for side in Side::BOTH {
+        self.spare_used = true;
+        for side in self.sides() {
             let host = self.host_mut(side);
             host.kill();
             host.fill_disk(from)?;
+            host.power_on()?;
         }
-        self.power_on_both()
+        let mut booted = self.sides().into_iter();
+        booted.try_for_each(|side| self.host(side).wait_booted(BOOT_LIMIT).map(drop))
     }
 
     /// What `doctor` says of a host.

@@ -27,14 +27,14 @@ pub struct Lineage {
     pub generations: BTreeMap<u64, u64>,
 }
 
-/// Reads all logs on both hosts' disks and compares them.
+/// Reads all logs on all hosts' disks and compares them.
 ///
 /// # Errors
 /// When a disk cannot be read or two logs contradict each other.
 pub fn collect(lab: &mut Lab, to: &Path) -> Result<Lineage> {
     let mut dirs = Vec::new();
-    for log in evidence::copy_logs(lab, to)? {
-        dirs.extend(logs_below(&log)?);
+    for log in evidence::copy_logs(lab, to)?.values() {
+        dirs.extend(logs_below(log)?);
     }
     compare(&dirs)
 }

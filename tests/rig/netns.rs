@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   primary host ── svc-primary ┐                 ┌ crate::link ── namespace `arbiter`  10.77.0.3
-//!   backup host  ── svc-backup  ┴── bridge svc ───┴ veth ── namespace `client`   10.77.0.4
-//!        (in each host: br0 = eth0 + tap0 of the guest, 10.77.0.1 and .2; the guest is 10.77.0.10)
+//!   backup host  ── svc-backup  ┼── bridge svc ───┴ veth ── namespace `client`   10.77.0.4
+//!   spare host   ── svc-spare   ┘
+//!        (in each host: br0 = eth0 + tap0 of the guest, 10.77.0.1, .2 and .5; the guest is 10.77.0.10)
 //!   primary host eth1 ──────── crate::link ──────── eth1 backup host     10.78.0.1, 10.78.0.2
 //! ```
 //!
@@ -24,6 +25,8 @@ pub mod address {
     pub const ARBITER: &str = "10.77.0.3";
     /// The rig itself, on the service bridge.
     pub const RIG: &str = "10.77.0.254";
+    /// The spare host, which is on the service network only.
+    pub const SPARE: &str = "10.77.0.5";
     /// The client.
     pub const CLIENT: &str = "10.77.0.4";
     /// The replicated guest.
@@ -110,19 +113,18 @@ impl Network {
     }
 
     /// Makes the namespace `host-NAME` for a host that is a part of this machine: `eth0` on the
-    /// service bridge, joined to `tap0` by `br0`; `eth1` is the device `log_tap`, moved there.
+    /// service bridge, joined to `tap0` by `br0`.
     ///
     /// # Errors
     /// When `ip` refuses.
-    pub fn add_host(&self, name: &str, log_tap: &str, addresses: &HostAddresses) -> Result<()> {
+    pub fn add_host(&self, name: &str, service: &str) -> Result<()> {
         let namespace = format!("host-{name}");
         run(Command::new("ip").args(["netns", "add", &namespace]))?;
         ip_batch(&format!(
             "link add svc-{name} type veth peer name eth0 netns {namespace}\n\
-             link set svc-{name} master svc up\n\
-             link set {log_tap} netns {namespace} name eth1\n"
+             link set svc-{name} master svc up\n"
         ))?;
-        let (HostAddresses { service, log }, prefix) = (addresses, address::PREFIX);
+        let prefix = address::PREFIX;
         Namespace::named(&namespace).ip_batch(&format!(
             "link set lo up\n\
              link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
@@ -130,9 +132,20 @@ impl Network {
              tuntap add dev tap0 mode tap\n\
              link set tap0 master br0 up\n\
              addr add {service}/{prefix} dev br0\n\
-             link set br0 up\n\
-             addr add {log}/{prefix} dev eth1\n\
-             link set eth1 up\n"
+             link set br0 up\n"
+        ))
+    }
+
+    /// Moves the device `log_tap` into a host of [`Network::add_host`], as its `eth1`.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn add_log_link(&self, name: &str, log_tap: &str, log: &str) -> Result<()> {
+        let namespace = format!("host-{name}");
+        ip_batch(&format!("link set {log_tap} netns {namespace} name eth1\n"))?;
+        Namespace::named(&namespace).ip_batch(&format!(
+            "addr add {log}/{} dev eth1\nlink set eth1 up\n",
+            address::PREFIX
         ))
     }
 
@@ -150,15 +163,6 @@ impl Network {
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
-}
-
-/// A host's addresses.
-#[derive(Debug, Clone, Copy)]
-pub struct HostAddresses {
-    /// On the service network.
-    pub service: &'static str,
-    /// On the log link.
-    pub log: &'static str,
 }
 
 /// A named network namespace.

@@ -6,6 +6,7 @@ use crate::lab::{GUEST_INITRAMFS, GUEST_KERNEL, Lab, Side, UNDERSTUDY};
 use crate::netns::address;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use vmm::replication::transfer_watch::TransferStatus;
 
@@ -66,6 +67,8 @@ pub struct PairOptions {
     pub confine: String,
     /// A side whose copy is over stands by for another, instead of ending.
     pub stand_by: bool,
+    /// The third host may be invited, too.
+    pub spare: bool,
     /// Sabotage: from this record on the backup's copy is given something else, once.
     pub diverge_from: Option<u64>,
     /// Sabotage: a side's process dies at this moment of a transfer (`--die-at`).
@@ -90,6 +93,7 @@ impl Default for PairOptions {
             fence: None,
             confine: "enforced".into(),
             stand_by: false,
+            spare: false,
             diverge_from: None,
             die_at: None,
         }
@@ -134,7 +138,11 @@ impl PairOptions {
             ..
         } = self;
         let (guest, channel, url) = (address::GUEST, address::PRIMARY_LOG, Arbiter::url());
-        let standbys = Side::BOTH.map(|side| format!("{:?}", standby_address(side)));
+        let spare = self.spare.then_some(Side::Spare);
+        let standbys = Side::BOTH.into_iter().chain(spare);
+        let standbys: Vec<_> = standbys
+            .map(|side| format!("{:?}", self.standby_address(side)))
+            .collect();
         let standbys = standbys.join(", ");
         let more = self.more_sections();
         format!(
@@ -173,6 +181,17 @@ impl PairOptions {
         )
     }
 
+    /// Where a side stands by when its copy is over: on the log link, or, where the third host has to reach it,
+    /// on the service network.
+    fn standby_address(&self, side: Side) -> String {
+        let host = if self.spare {
+            side.address()
+        } else {
+            side.log_address()
+        };
+        format!("{host}:7072")
+    }
+
     /// The rest of `[tls]`, and the sections that not every pair has.
     fn more_sections(&self) -> String {
         let tls = if self.tls {
@@ -194,15 +213,6 @@ impl PairOptions {
         });
         tls + &fence + &log
     }
-}
-
-/// Where a side stands by when its copy is over.
-fn standby_address(side: Side) -> String {
-    let host = match side {
-        Side::Primary => address::PRIMARY_LOG,
-        Side::Backup => address::BACKUP_LOG,
-    };
-    format!("{host}:7072")
 }
 
 /// What one side says of itself (a part of `understudy status --json`).
@@ -272,7 +282,7 @@ pub struct Pointers {
 /// The pair's processes; they end with the lab's reset.
 #[derive(Debug)]
 pub struct Pair {
-    processes: [(Side, u32); 2],
+    processes: BTreeMap<Side, u32>,
 }
 
 impl Pair {
@@ -282,10 +292,10 @@ impl Pair {
     /// When something cannot be started.
     pub fn start(lab: &mut Lab, options: &PairOptions) -> Result<Self> {
         lab.arbiter.start()?;
-        let processes = [
-            (Side::Primary, spawn(lab, Side::Primary, options)?),
-            (Side::Backup, spawn(lab, Side::Backup, options)?),
-        ];
+        let mut processes = BTreeMap::new();
+        for side in Side::BOTH {
+            processes.insert(side, spawn(lab, side, options)?);
+        }
         Ok(Self { processes })
     }
 
@@ -307,16 +317,14 @@ impl Pair {
     pub fn stand_by(&mut self, lab: &Lab, side: Side, options: &PairOptions) -> Result<()> {
         let agent = lab.host(side).agent()?;
         agent.put(CONFIG, 0o644, options.config().as_bytes())?;
-        let listen = standby_address(side);
+        let listen = options.standby_address(side);
         let mut argv = vec![
             UNDERSTUDY, "standby", "--config", CONFIG, "--listen", &listen,
         ];
         argv.extend(options.doom_of(side));
         argv.extend(["--confine", &options.confine]);
         let pid = agent.spawn(&argv, OUTPUT)?;
-        for process in self.processes.iter_mut().filter(|(of, _)| *of == side) {
-            process.1 = pid;
-        }
+        self.processes.insert(side, pid);
         Ok(())
     }
 
@@ -344,6 +352,18 @@ impl Pair {
             .agent()?
             .exec(&argv, STATUS_LIMIT)?
             .success()?;
+        Status::parse(&answer.stdout).with_context(|| format!("{side}: {}", answer.text()))
+    }
+
+    /// Has the product itself wait until a side has a backup (`understudy status --wait`).
+    ///
+    /// # Errors
+    /// When it does not within `limit`, or the product says that it never will.
+    pub fn wait_protected(&self, lab: &Lab, side: Side, limit: Duration) -> Result<Status> {
+        let argv = [UNDERSTUDY, "status", "--wait", "--json", "--config", CONFIG];
+        let answer = lab.host(side).agent()?.exec(&argv, limit);
+        let answer = answer.and_then(|answer| answer.success());
+        let answer = answer.with_context(|| format!("{side} said:\n{}", said(lab, side)))?;
         Status::parse(&answer.stdout).with_context(|| format!("{side}: {}", answer.text()))
     }
 
@@ -417,8 +437,8 @@ impl Pair {
     /// # Errors
     /// When it was not started.
     pub fn pid(&self, side: Side) -> Result<u32> {
-        let process = self.processes.iter().find(|(of, _)| *of == side);
-        Ok(process.context("both sides were started")?.1)
+        let pid = self.processes.get(&side);
+        Ok(*pid.with_context(|| format!("nothing was started on the {side}'s host"))?)
     }
 
     /// The exit status of a side's process, once it has ended.
@@ -433,7 +453,7 @@ impl Pair {
 fn spawn(lab: &Lab, side: Side, options: &PairOptions) -> Result<u32> {
     let agent = lab.host(side).agent()?;
     agent.put(CONFIG, 0o644, options.config().as_bytes())?;
-    let standby = standby_address(side);
+    let standby = options.standby_address(side);
     let mut argv = vec![UNDERSTUDY, side.name(), "--config", CONFIG];
     argv.extend(["--confine", &options.confine]);
     if options.stand_by {

@@ -1,8 +1,8 @@
-//! The two hosts of a lab as QEMU processes.
+//! The hosts of a lab as QEMU processes.
 
 use super::{Connected, GUEST_INITRAMFS, GUEST_KERNEL, Side, UNDERSTUDY};
 use crate::emulated_host::{EmulatedConfig, EmulatedHost, Nic};
-use crate::host::run_tool;
+use crate::host::{Host, run_tool};
 use crate::initramfs::{self, Contents};
 use crate::link::DatagramPort;
 use crate::netns::{Network, address};
@@ -12,51 +12,57 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// Both hosts, off, with their ends of the log link.
-pub(super) fn both(
+/// A host of the pair, off, with its end of the log link.
+pub(super) fn of_pair(
     network: &Network,
     prepared: &Prepared,
-    memory_mib: u32,
-) -> Result<(Connected, Connected)> {
-    let initramfs = network.run_dir().join("host.cpio");
-    build_initramfs(&initramfs, prepared)?;
-    let one = |side| one(network, prepared, &initramfs, memory_mib, side);
-    Ok((one(Side::Primary)?, one(Side::Backup)?))
-}
-
-fn one(
-    network: &Network,
-    prepared: &Prepared,
-    initramfs: &Path,
     memory_mib: u32,
     side: Side,
 ) -> Result<Connected> {
-    let dir = network.run_dir().join(side.name());
-    std::fs::create_dir_all(&dir)?;
+    let mut config = config(network, memory_mib, side)?;
+    let dir = &config.dir;
     let (nic, ours) = (dir.join("log-nic.sock"), dir.join("log-link.sock"));
     let port = Arc::new(DatagramPort::bind(&ours, &nic)?);
-    let tap = network.add_tap(side.name())?;
-    let (service, log) = side.addresses();
-    let config = EmulatedConfig {
+    config.nics.push(Nic::Datagram {
+        local: nic,
+        remote: ours,
+        mac: side.mac(1),
+    });
+    config.log_address = Some(format!("{}/{}", side.log_address(), address::PREFIX));
+    Ok((Box::new(EmulatedHost::new(config, &prepared.images)?), port))
+}
+
+/// A host that is on the service network only, off.
+pub(super) fn one(
+    network: &Network,
+    prepared: &Prepared,
+    memory_mib: u32,
+    side: Side,
+) -> Result<Box<dyn Host>> {
+    let config = config(network, memory_mib, side)?;
+    Ok(Box::new(EmulatedHost::new(config, &prepared.images)?))
+}
+
+fn config(network: &Network, memory_mib: u32, side: Side) -> Result<EmulatedConfig> {
+    let dir = network.run_dir().join(side.name());
+    std::fs::create_dir_all(&dir)?;
+    Ok(EmulatedConfig {
         name: side.name().into(),
         memory_mib,
-        initramfs: initramfs.to_owned(),
+        initramfs: initramfs(network),
         dir,
-        nics: vec![
-            Nic::Tap {
-                name: tap,
-                mac: side.mac(0),
-            },
-            Nic::Datagram {
-                local: nic,
-                remote: ours,
-                mac: side.mac(1),
-            },
-        ],
-        address: Some(format!("{service}/{}", address::PREFIX)),
-        log_address: Some(format!("{log}/{}", address::PREFIX)),
-    };
-    Ok((Box::new(EmulatedHost::new(config, &prepared.images)?), port))
+        nics: vec![Nic::Tap {
+            name: network.add_tap(side.name())?,
+            mac: side.mac(0),
+        }],
+        address: Some(format!("{}/{}", side.address(), address::PREFIX)),
+        log_address: None,
+    })
+}
+
+/// The file system that all hosts of a lab begin with.
+fn initramfs(network: &Network) -> PathBuf {
+    network.run_dir().join("host.cpio")
 }
 
 /// The product without debug information, which is most of it: a host's memory is small.
@@ -70,7 +76,9 @@ fn stripped(program: &Path, to: PathBuf) -> PathBuf {
     }
 }
 
-fn build_initramfs(to: &Path, prepared: &Prepared) -> Result<()> {
+/// Builds that file system.
+pub(super) fn prepare(network: &Network, prepared: &Prepared) -> Result<()> {
+    let to = &initramfs(network);
     let (images, programs) = (&prepared.images, &prepared.programs);
     let understudy = stripped(&programs.understudy, to.with_file_name("understudy"));
     let files: Vec<(String, PathBuf, bool)> = vec![

@@ -1,27 +1,27 @@
-//! The two hosts of a lab as parts of this machine.
+//! The hosts of a lab as parts of this machine.
 
 use super::{BUSYBOX, Connected, GUEST_INITRAMFS, GUEST_KERNEL, Side, UNDERSTUDY};
+use crate::host::Host;
 use crate::link::TapPort;
 use crate::namespace_host::{NamespaceConfig, NamespaceHost};
-use crate::netns::{HostAddresses, Network};
+use crate::netns::Network;
 use crate::prepare::Prepared;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Both hosts, off, with their ends of the log link.
-pub(super) fn both(network: &Network, prepared: &Prepared) -> Result<(Connected, Connected)> {
-    Ok((
-        one(network, prepared, Side::Primary)?,
-        one(network, prepared, Side::Backup)?,
-    ))
-}
-
-fn one(network: &Network, prepared: &Prepared, side: Side) -> Result<Connected> {
+/// A host of the pair, off, with its end of the log link.
+pub(super) fn of_pair(network: &Network, prepared: &Prepared, side: Side) -> Result<Connected> {
     let tap = format!("log-{side}");
     let port = Arc::new(TapPort::create(&tap)?);
-    let (service, log) = side.addresses();
-    network.add_host(side.name(), &tap, &HostAddresses { service, log })?;
+    let host = one(network, prepared, side)?;
+    network.add_log_link(side.name(), &tap, side.log_address())?;
+    Ok((host, port))
+}
+
+/// A host that is on the service network only, off.
+pub(super) fn one(network: &Network, prepared: &Prepared, side: Side) -> Result<Box<dyn Host>> {
+    network.add_host(side.name(), side.address())?;
     let file = |path: &str, source: &PathBuf| {
         let name = Path::new(path).file_name().unwrap_or_default();
         (name.to_string_lossy().into_owned(), source.clone())
@@ -37,5 +37,5 @@ fn one(network: &Network, prepared: &Prepared, side: Side) -> Result<Connected> 
             file(GUEST_INITRAMFS, &prepared.images.guest_initramfs),
         ],
     };
-    Ok((Box::new(NamespaceHost::new(config)?), port))
+    Ok(Box::new(NamespaceHost::new(config)?))
 }
