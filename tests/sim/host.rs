@@ -44,6 +44,9 @@ pub struct Host {
     pub up: bool,
     /// Stands still.
     pub paused: bool,
+    /// The newest generation that this host has seen: kept in a file that outlives the process, not the
+    /// host's power.
+    pub mark: u64,
     /// Host clocks have unrelated origins.
     pub clock_offset_ns: u64,
     /// The state machine under test.
@@ -133,13 +136,13 @@ fn entropy(random: &mut Random) -> EntropySource {
 }
 
 impl Host {
-    /// A process that was just started.
+    /// A process that was just started, on a host that has seen generation `mark`.
     #[must_use]
     pub fn new(
-        id: usize,
-        run: u64,
+        (id, run): (usize, u64),
         life: usize,
         holder: String,
+        mark: u64,
         plan: &Plan,
         mut random: Random,
     ) -> Self {
@@ -164,7 +167,7 @@ impl Host {
             retry: RetryConfig::default(),
             gate_bytes_max: plan.gate_bytes_max,
             generation: 0,
-            newest_generation: 0,
+            newest_generation: mark,
         });
         Self {
             id,
@@ -172,6 +175,7 @@ impl Host {
             life,
             up: true,
             paused: false,
+            mark,
             clock_offset_ns: random.range(0, 1_000_000_000_000),
             node,
             engine: None,

@@ -7,7 +7,9 @@
 //!    Conversely nothing gets lost: what the survivor's guest sent has left, here or there.
 //! 4. Copies are equal: no divergence, and equal digests on arrival at equal exits.
 //! 5. When faults have ended, the guest serves its client on one side, unless every copy is gone.
-//! 6. While nothing is wrong nobody is suspected, and the arbiter is asked once, to start.
+//! 6. A process that is started again on a host that kept its power takes part in no generation older than
+//!    the newest that the host has seen.
+//! 7. While nothing is wrong nobody is suspected, and the arbiter is asked once, to start.
 
 use super::faults::RUN_END_NS;
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,6 +174,20 @@ impl Invariants {
     /// A copy produced output for record `index`.
     pub fn produced(&mut self, life: usize, index: u64, bytes: &[u8]) {
         self.lives[life].outputs.insert(bytes.to_vec(), index);
+    }
+
+    /// A process is in this role and generation, on a host that has seen generation `mark`.
+    ///
+    /// # Errors
+    /// When it takes part in an older one.
+    pub fn generation_is(&self, role: Role, generation: u64, mark: u64) -> Result<(), Violation> {
+        let not_yet = [Role::Idle, Role::Starting, Role::Joining];
+        if generation < mark && !role.is_over() && !not_yet.contains(&role) {
+            return Err(format!(
+                "{role:?} in generation {generation}, on a host that has seen {mark}"
+            ));
+        }
+        Ok(())
     }
 
     /// The role of a process after an event.

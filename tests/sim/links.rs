@@ -238,6 +238,9 @@ impl World {
             let mut ends = [true; 2];
             ends[id] = false;
             self.break_link(ends);
+        } else {
+            // Power was lost, and with it what the host remembered.
+            self.hosts[id].mark = 0;
         }
     }
 
@@ -248,8 +251,8 @@ impl World {
         let run = self.hosts[id].run + 1;
         let name = holder(self.options, id, run);
         let life = self.invariants.begin(name.clone());
-        let random = self.random.split();
-        self.hosts[id] = Host::new(id, run, life, name, &self.plan, random);
+        let (mark, random) = (self.hosts[id].mark, self.random.split());
+        self.hosts[id] = Host::new((id, run), life, name, mark, &self.plan, random);
         self.at(self.now, Event::Node(id, run, NodeEvent::Start));
         // The first packet to the process that is no more is answered with a reset.
         let mut ends = [true; 2];

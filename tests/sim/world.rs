@@ -136,7 +136,7 @@ pub fn run(options: Options) -> Result<Stats, Violation> {
     let hosts = [0, 1].map(|id| {
         let name = holder(options, id, 0);
         let life = invariants.begin(name.clone());
-        Host::new(id, 0, life, name, &plan, random.split())
+        Host::new((id, 0), life, name, 0, &plan, random.split())
     });
     let mut world = World {
         now: 0,
@@ -270,10 +270,14 @@ impl World {
         let host = &mut self.hosts[id];
         let clock = host.clock(self.now);
         let commands = host.node.handle(clock, event);
-        let (role, life) = (host.node.role(), host.life);
+        host.mark = host.mark.max(host.node.generation());
+        let (role, life, mark) = (host.node.role(), host.life, host.mark);
+        let generation = host.node.generation();
         let before = self.invariants.lives[life].role;
         self.invariants.now = self.now;
         let checked = self.invariants.role_is(life, role);
+        self.check(checked);
+        let checked = self.invariants.generation_is(role, generation, mark);
         self.check(checked);
         if before != Some(role) {
             self.stats.went_live |= before == Some(Role::GoingLive) && role == Role::Solo;

@@ -49,6 +49,9 @@ pub struct Host {
     pub run: u8,
     /// What became of it.
     pub fate: Fate,
+    /// The newest generation that this host has seen: kept in a file that outlives the process, not the
+    /// host's power.
+    pub mark: u64,
     /// Its clock.
     pub now: HostTime,
     /// The timer that is set.
@@ -93,7 +96,7 @@ impl std::fmt::Debug for Host {
 /// What is over has no future: only its fate counts.
 impl Hash for Host {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.life, self.run, &self.fate).hash(state);
+        (self.life, self.run, &self.fate, self.mark).hash(state);
         if self.fate != Fate::Running {
             return;
         }
@@ -116,9 +119,10 @@ pub fn holder(id: usize, run: u8, sabotage: Sabotage) -> String {
 }
 
 impl Host {
-    /// A process that was just started; the primary's host is number 0.
+    /// A process that was just started, on a host that has seen generation `mark`; the primary's host is
+    /// number 0.
     #[must_use]
-    pub fn new(id: usize, run: u8, life: u8, sabotage: Sabotage) -> Self {
+    pub fn new(id: usize, run: u8, life: u8, mark: u64, sabotage: Sabotage) -> Self {
         let part = match id {
             0 => Part::Primary {
                 after_generation: 0,
@@ -144,12 +148,13 @@ impl Host {
             },
             gate_bytes_max: 1 << 20,
             generation: 0,
-            newest_generation: 0,
+            newest_generation: mark,
         });
         Self {
             life,
             run,
             fate: Fate::Running,
+            mark,
             now: ORIGIN,
             wake_at: None,
             node,

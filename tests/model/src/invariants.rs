@@ -20,11 +20,17 @@ pub enum Broken {
     LoserHalted,
     /// The arbiter, or its answer, went back on a grant.
     WinnerWins,
+    /// A process took part in a generation older than one that its host has seen.
+    OlderGeneration,
 }
 
 /// What has to be looked at again after host `id` did something.
 pub fn after(world: &mut World, id: usize) {
     let host = &world.hosts[id];
+    if takes_part(host) && host.node.generation() < host.mark {
+        world.breaks(Broken::OlderGeneration);
+        return;
+    }
     if host.role() == Some(Role::Protected) {
         // It has a backup again.
         let life = host.life;
@@ -38,6 +44,13 @@ pub fn after(world: &mut World, id: usize) {
     if world.alone.insert(life) && !(chosen && world.alone.len() == 1) {
         world.breaks(Broken::OneExecutor);
     }
+}
+
+/// Whether its guest may come to live there.
+fn takes_part(host: &Host) -> bool {
+    let not_yet = [Role::Idle, Role::Starting, Role::Joining];
+    host.role()
+        .is_some_and(|role| !role.is_over() && !not_yet.contains(&role))
 }
 
 fn chosen_by_arbiter(world: &World, id: usize) -> bool {

@@ -102,6 +102,7 @@ impl Stepper<'_> {
             return;
         }
         let commands = host.node.handle(host.now, event);
+        host.mark = host.mark.max(host.node.generation());
         host.paired |= matches!(host.node.role(), Role::Protected | Role::Following);
         invariants::after(self.world, id);
         for command in commands {
@@ -435,14 +436,20 @@ impl Stepper<'_> {
         } else if let Some((link, end)) = self.world.link_of(id) {
             self.world.links[link].open[end] = false;
         }
-        self.world.host(id).fate = Fate::Crashed;
+        let host = self.world.host(id);
+        host.fate = Fate::Crashed;
+        if !told {
+            // Power was lost, and with it what the host remembered.
+            host.mark = 0;
+        }
         self.clean_up(id);
     }
 
     fn restart(&mut self, id: usize) {
-        let (run, life) = (self.world.hosts[id].run + 1, self.world.lives);
+        let (before, life) = (&self.world.hosts[id], self.world.lives);
+        let again = Host::new(id, before.run + 1, life, before.mark, self.sabotage);
         self.world.lives += 1;
-        self.world.hosts[id] = std::sync::Arc::new(Host::new(id, run, life, self.sabotage));
+        self.world.hosts[id] = std::sync::Arc::new(again);
         // The first packet to the process that is no more is answered with a reset.
         for link in &mut self.world.links {
             let end = usize::from(id != 0);

@@ -148,7 +148,7 @@ impl World {
     pub fn new(bounds: Bounds, sabotage: Sabotage) -> Self {
         let hosts = (0..bounds.hosts).map(|id| {
             let life = u8::try_from(id).unwrap_or(u8::MAX);
-            Arc::new(Host::new(id, 0, life, sabotage))
+            Arc::new(Host::new(id, 0, life, 0, sabotage))
         });
         Self {
             hosts: hosts.collect(),
