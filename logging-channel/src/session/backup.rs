@@ -193,6 +193,12 @@ impl BackupSession {
         self.loading
     }
 
+    /// Bytes of the state received so far, and of those taken in.
+    #[must_use]
+    pub const fn transferred_bytes(&self) -> (u64, u64) {
+        (self.parts_received, self.parts_taken)
+    }
+
     /// Takes nothing more from the peer; replay progress is still counted.
     pub fn abandon(&mut self) {
         self.state = State::Closed;

@@ -11,6 +11,7 @@ mod exit;
 mod fence_helper;
 mod guest;
 mod log;
+mod meter;
 mod replay;
 mod snapshot;
 mod status;

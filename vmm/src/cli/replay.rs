@@ -8,6 +8,7 @@ mod state;
 use super::exit::{Exit, Failure};
 use super::guest::ConfigArgument;
 use super::log::export;
+use super::meter::Meter;
 use super::unless_reader_left;
 use clap::Args;
 use inspect::export::pcapng::PcapngWriter;
@@ -15,7 +16,7 @@ use inspect::place::Place;
 use logging_channel::record::{OutputDevice, Record, RecordBody};
 use logging_channel::segment::{Salvaged, Salvager};
 use state::State;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use vmm::clock::landing::{Crossing, LandingMethod};
@@ -150,7 +151,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             Some(path) => Some(PcapngWriter::new(export::open(path)?)?),
             None => None,
         },
-        meter: Meter::begin(&dir, !arguments.console),
+        meter: Meter::begin(!arguments.console),
+        all: records_in(&dir),
     };
     let replayed = runtime::replay(&options, &mut watcher);
     watcher.meter.end();
@@ -196,6 +198,8 @@ struct Watcher {
     console: bool,
     capture: Option<PcapngWriter<Box<dyn Write>>>,
     meter: Meter,
+    /// Records in the log, if that could be found out.
+    all: Option<u64>,
 }
 
 impl Observer for Watcher {
@@ -214,36 +218,9 @@ impl Observer for Watcher {
 
     fn progress(&mut self, records: u64) {
         tracing::debug!(records, "replayed");
-        self.meter.show(records);
-    }
-}
-
-/// Progress on a terminal; silent elsewhere.
-struct Meter {
-    /// Records in the log, if progress is shown.
-    all: Option<u64>,
-}
-
-impl Meter {
-    fn begin(dir: &Path, wanted: bool) -> Self {
-        let all = (wanted && io::stderr().is_terminal()).then(|| records_in(dir));
-        Self { all: all.flatten() }
-    }
-
-    fn show(&self, records: u64) {
         if let Some(all) = self.all {
-            let percent = records.saturating_mul(100) / all.max(1);
-            let _ = write!(
-                io::stderr(),
-                "\rreplayed {records} of {all} records, {percent} %"
-            );
-        }
-    }
-
-    fn end(&self) {
-        if self.all.is_some() {
-            // Whatever comes next begins on an empty line.
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            let doing = format!("replayed {records} of {all} records");
+            self.meter.show(records, all, doing);
         }
     }
 }

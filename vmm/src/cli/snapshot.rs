@@ -3,18 +3,15 @@
 #![forbid(unsafe_code)]
 
 use super::exit::{Exit, Failure};
+use super::meter::{self, Meter};
 use super::status::{Target, ask};
 use super::unless_reader_left;
 use clap::Args;
 use serde::Deserialize as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use vmm::runtime::control_socket::Request;
 use vmm::runtime::{SnapshotPhase, SnapshotStatus};
-
-/// Time between two looks at how far it is.
-const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Put the state of a running guest into a file.
 ///
@@ -51,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let path = std::path::absolute(&arguments.file)?;
     let request = Request::Snapshot { path };
     let number = ask(&socket, &request)?.snapshot.unwrap_or_default();
-    let status = follow(&socket, number, &Meter::begin(arguments.json))?;
+    let status = follow(&socket, number, &Meter::begin(!arguments.json))?;
     if let Some(failure) = status.failure {
         let error = anyhow::anyhow!("no snapshot was made: {}", failure.message);
         return Err(Failure::new(Exit::Failed, error).remedy(failure.remedy));
@@ -80,37 +77,8 @@ fn follow(socket: &Path, number: u64, meter: &Meter) -> Result<SnapshotStatus, F
             meter.end();
             return Ok(status);
         }
-        meter.show(&status);
-        pause();
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "between two looks")]
-fn pause() {
-    std::thread::sleep(INTERVAL);
-}
-
-/// Progress on a terminal; silent elsewhere.
-struct Meter {
-    shown: bool,
-}
-
-impl Meter {
-    fn begin(json: bool) -> Self {
-        let shown = !json && io::stderr().is_terminal();
-        Self { shown }
-    }
-
-    fn show(&self, status: &SnapshotStatus) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K{}", progress(status));
-        }
-    }
-
-    fn end(&self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        meter.tell(progress(&status));
+        meter::pause();
     }
 }
 

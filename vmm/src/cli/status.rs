@@ -1,8 +1,9 @@
-//! `understudy status` and `understudy stop`: talk to a running side through its control socket.
+//! `understudy status`, `stop` and `handover`: talk to a running side through its control socket.
 
 #![forbid(unsafe_code)]
 
 use super::exit::{Exit, Failure};
+use super::meter::Meter;
 use super::unless_reader_left;
 use clap::Args;
 use serde::Deserialize as _;
@@ -16,6 +17,8 @@ use vmm::replication::node::NodeStatus;
 use vmm::replication::transfer_watch::{TransferPhase, TransferStatus};
 use vmm::runtime::control_socket::{ANSWER_BYTES_MAX, Answer, Request};
 
+mod wait;
+
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -26,10 +29,16 @@ Examples:
     $ understudy status --config guest.toml
     $ understudy status --socket /run/understudy/web.sock --json | jq .node.role
 
-Ends with status 7 when nothing runs there.")]
+  Until the guest has a backup again, with a bar while its state is transferred:
+    $ understudy status --config guest.toml --wait
+
+--wait ends with status 1 when there will be none: the guest ended, or this side halted. Ends with status 7 when nothing runs there.")]
 pub(super) struct StatusArguments {
     #[command(flatten)]
     target: Target,
+    /// Wait until the guest has a backup that follows it.
+    #[arg(long)]
+    wait: bool,
     /// Answer with JSON.
     #[arg(long)]
     json: bool,
@@ -88,9 +97,12 @@ impl Target {
 }
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
-    let document = ask(&arguments.target.path()?, &Request::Status {})?
-        .status
-        .unwrap_or_default();
+    let path = arguments.target.path()?;
+    let document = if arguments.wait {
+        wait::until_protected(&path, &Meter::begin(!arguments.json))?
+    } else {
+        ask(&path, &Request::Status {})?.status.unwrap_or_default()
+    };
     let text = if arguments.json {
         format!("{document}\n")
     } else {
@@ -281,6 +293,11 @@ fn transfer_line(last: &TransferStatus) -> String {
         }
         (phase, None) => format!("{phase:?}: {so_far}").to_lowercase(),
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

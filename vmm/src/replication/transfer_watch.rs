@@ -44,6 +44,10 @@ pub struct TransferStatus {
     pub phase: TransferPhase,
     /// Rounds of copying begun.
     pub rounds: u32,
+    /// Pages that the present round sends: all of memory in the first, then what was written meanwhile.
+    pub round_pages: u64,
+    /// How many of them were given to the connection.
+    pub round_sent: u64,
     /// Bytes of the state sent.
     pub bytes: u64,
     /// Time from the beginning until little was left, nanoseconds.
@@ -134,10 +138,17 @@ impl TransferWatch {
         }
     }
 
-    /// A round of copying begins.
-    pub fn round(&mut self, number: u32) {
+    /// A round of copying `pages` begins.
+    pub fn round(&mut self, number: u32, pages: u64) {
         if let Some(status) = &mut self.status {
-            status.rounds = number;
+            (status.rounds, status.round_pages, status.round_sent) = (number, pages, 0);
+        }
+    }
+
+    /// Some of the round's pages were given to the connection.
+    pub fn sent(&mut self, pages: u64) {
+        if let Some(status) = &mut self.status {
+            status.round_sent = status.round_sent.saturating_add(pages);
         }
     }
 
@@ -161,6 +172,8 @@ impl TransferWatch {
             attempt,
             phase: TransferPhase::Copying,
             rounds: 0,
+            round_pages: 0,
+            round_sent: 0,
             bytes: 0,
             copying_ns: 0,
             pause_ns: 0,
@@ -215,7 +228,8 @@ mod tests {
         watch.event(at(1), &ack(9));
         watch.command(at(10), &NodeCommand::BeginTransfer { attempt: 3 });
         for round in 1..=2 {
-            watch.round(round);
+            watch.round(round, 30);
+            watch.sent(10);
             let part = |attempt| NodeEvent::TransferPart {
                 attempt,
                 bytes: vec![0; 100],
@@ -251,6 +265,8 @@ mod tests {
             attempt: 3,
             phase: TransferPhase::Done,
             rounds: 2,
+            round_pages: 30,
+            round_sent: 10,
             bytes: 230,
             copying_ns: 30_000_000,
             pause_ns: 7,

@@ -44,6 +44,7 @@ mod snapshot_file;
 mod snapshot_trials;
 mod tap_fence;
 mod transfer;
+mod transfer_progress;
 mod vcpu_start;
 pub mod vcpu_thread;
 mod wake;

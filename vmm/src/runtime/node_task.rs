@@ -15,6 +15,7 @@ use super::network::Network;
 use super::sabotage::Spoiler;
 use super::saving::{Saver, SavingEvent};
 use super::transfer::{Transfer, TransferEvent};
+use super::transfer_progress::TransferProgress;
 use super::vcpu_thread::VcpuReport;
 use super::wake::{Wake, next_part, next_wish, sleep_until};
 use crate::backend::console::{Console, ConsoleEvent};
@@ -28,6 +29,7 @@ use crate::replication::node::{
 };
 use crate::replication::role::Role;
 use crate::replication::transfer_watch::TransferWatch;
+use crate::snapshot::part;
 use logging_channel::host_time::HostTime;
 use logging_channel::message::Message;
 use logging_channel::record::{ClockKind, EndReason, OutputDevice};
@@ -113,6 +115,8 @@ pub(super) struct NodeTask {
     observer: Observer,
     /// The same, for the status.
     transfers: TransferWatch,
+    /// Says in the program's log how far it is.
+    progress: TransferProgress,
     ports: Ports,
     /// Number and queue of the connection in use.
     link: Option<(u64, mpsc::UnboundedSender<Message>)>,
@@ -149,6 +153,7 @@ impl NodeTask {
             node,
             observer: Observer::default(),
             transfers: TransferWatch::default(),
+            progress: TransferProgress::default(),
             ports,
             link: None,
             wake_at: None,
@@ -232,9 +237,12 @@ impl NodeTask {
         };
         let attempt = transfer.attempt;
         match event {
-            TransferEvent::Part(bytes) => self.handle(NodeEvent::TransferPart { attempt, bytes }),
-            TransferEvent::Round { number } => {
-                self.transfers.round(number);
+            TransferEvent::Part(bytes) => {
+                self.transfers.sent(part::pages_in(&bytes));
+                self.handle(NodeEvent::TransferPart { attempt, bytes });
+            }
+            TransferEvent::Round { number, pages } => {
+                self.transfers.round(number, pages);
                 self.ports.doom.round(number);
             }
             TransferEvent::Throttle { pause_ns } => {
@@ -397,6 +405,9 @@ impl NodeTask {
     }
 
     fn frames_arrived(&mut self, frames: Vec<Vec<u8>>) {
+        if frames.is_empty() {
+            return;
+        }
         if !self.recording {
             return self.held.keep(self.ports.clock.now(), frames);
         }
@@ -552,6 +563,10 @@ impl NodeTask {
         self.published_at = Some(now);
         let mut status = self.node.status(now);
         status.last_transfer = self.transfers.status().cloned();
+        let taken = status.transfer.map(|(arrived, _)| arrived);
+        if let Some(line) = self.progress.look(now, self.transfers.status(), taken) {
+            tracing::info!("{line}");
+        }
         self.ports.status.send_replace(Some(status));
     }
 

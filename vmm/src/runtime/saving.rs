@@ -368,7 +368,7 @@ impl Job {
                 fault = Some(Fault::File(error));
                 Ended::Dropped
             }),
-            TransferEvent::Round { number } => {
+            TransferEvent::Round { number, .. } => {
                 self.note(|status| status.round = number);
                 Ok(())
             }

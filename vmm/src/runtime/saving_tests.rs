@@ -27,7 +27,10 @@ fn saver() -> Saver {
 fn begin(saver: &mut Saver, path: &Path, parts: Vec<Vec<u8>>) -> Result<u64, AnswerError> {
     saver.begin_with(path.into(), ClockKind::Exits, move |_, work| {
         work(&|say: Say<'_>| {
-            say(TransferEvent::Round { number: 1 })?;
+            say(TransferEvent::Round {
+                number: 1,
+                pages: 1,
+            })?;
             for part in &parts {
                 say(TransferEvent::Part(part.clone()))?;
             }

@@ -26,6 +26,8 @@ pub(super) enum TransferEvent {
     Round {
         /// Counted from 1.
         number: u32,
+        /// Pages that it sends.
+        pages: u64,
     },
     /// A piece of the state.
     Part(Vec<u8>),
@@ -113,7 +115,10 @@ pub(super) fn copy(dirty: &DirtyLog, attempt: u64, say: Say<'_>) -> Result<(), E
         let step = precopy.scanned(found);
         let number = precopy.rounds();
         tracing::debug!(round = number, pages = found, ?step, "transfer");
-        say(TransferEvent::Round { number })?;
+        say(TransferEvent::Round {
+            number,
+            pages: found,
+        })?;
         match step {
             Step::GiveUp => {
                 say(TransferEvent::Throttle { pause_ns: 0 })?;

@@ -166,6 +166,18 @@ impl Run {
     }
 }
 
+/// How many pages a part is about; 0 when it is about none.
+#[must_use]
+pub fn pages_in(part: &[u8]) -> u64 {
+    match part {
+        [PAGES | ZEROES, rest @ ..] => rest
+            .get(8..12)
+            .and_then(|count| count.try_into().ok())
+            .map_or(0, |count| u64::from(u32::from_le_bytes(count))),
+        _ => 0,
+    }
+}
+
 /// The part with everything but memory.
 ///
 /// # Errors

@@ -81,7 +81,7 @@ pub struct NodeStatus {
     pub unreplayed_bytes: u64,
     /// The output gate.
     pub gate: GateStatus,
-    /// Primary: bytes of the guest's state sent to a new backup and taken in by it, during a transfer.
+    /// Bytes of the guest's state sent to a new backup, or received by one, and taken in, during a transfer.
     pub transfer: Option<(u64, u64)>,
     /// Primary: the last transfer that began. Filled in by whoever watches the node.
     pub last_transfer: Option<TransferStatus>,
@@ -123,6 +123,7 @@ impl Node {
                 let p = session.pointers();
                 pointers.received = p.received().0;
                 pointers.replayed = p.replayed().0;
+                transfer = session.is_loading().then(|| session.transferred_bytes());
             }
             Session::None => {}
         }
