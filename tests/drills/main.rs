@@ -25,6 +25,8 @@ mod transfer;
 use anyhow::{Result, bail};
 use clap::Parser;
 use rig::artifacts;
+use rig::debian_root;
+use rig::isolation;
 use rig::lab::Lab;
 use rig::prepare::{self, Stage};
 use rig::progress;
@@ -127,6 +129,9 @@ fn run() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = choose(&arguments)?;
+    if !isolation::is_inside() && chosen.iter().any(|drill| drill.name == package::PACKAGE) {
+        debian_root::clean()?;
+    }
     let prepared = match prepare::stage()? {
         Stage::Done(code) => return Ok(code),
         Stage::Inside(prepared) => prepared,

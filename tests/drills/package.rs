@@ -192,14 +192,16 @@ fn install_certificate(debian: &Debian<'_>, side: Side) -> Result<()> {
 fn start_arbiter(arbiter: &Debian<'_>) -> Result<()> {
     let listen = ["--listen", "127.0.0.1:0", "--store", STORE, "--create"];
     let by_hand = [
-        "timeout",
-        "-s",
-        "INT",
-        "5",
         "runuser",
         "-u",
         "understudy",
         "--",
+        "timeout",
+        "-s",
+        "INT",
+        "-k",
+        "5",
+        "5",
         "understudy",
         "arbiter",
     ];

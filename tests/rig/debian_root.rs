@@ -97,13 +97,17 @@ fn package() -> Result<PathBuf> {
         })
 }
 
-/// A Debian as debootstrap leaves it, in the cache.
-fn clean() -> Result<PathBuf> {
+/// A Debian as debootstrap leaves it, in the cache. Made outside the rig's namespaces: there is no way to Debian's
+/// archive from inside.
+///
+/// # Errors
+/// When it has to be made and debootstrap fails.
+pub fn clean() -> Result<PathBuf> {
     let clean = cache_dir()?.join(format!("debian-{RELEASE}-{}", PACKAGES.replace(',', "-")));
     if clean.is_dir() {
         return Ok(clean);
     }
-    crate::progress::note("making a clean Debian (debootstrap; minutes, once)");
+    crate::progress::note("making a clean Debian (debootstrap; a minute, once)");
     let making = clean.with_extension("making");
     let _ = fs::remove_dir_all(&making);
     fs::create_dir_all(&making)?;
