@@ -26,6 +26,7 @@ pub mod line;
 pub mod packet;
 pub mod pass;
 pub mod place;
+pub mod repeats;
 pub mod show;
 pub mod source;
 pub mod stat;

@@ -9,6 +9,7 @@ use crate::digits;
 use crate::facts::Facts;
 use crate::hex::Digits;
 use crate::packet::Packet;
+use crate::repeats::Repeats;
 use crate::source::Hole;
 use crate::theme::Theme;
 use logging_channel::execution_point::{ExecutionPoint, PointKind};
@@ -108,14 +109,14 @@ pub struct Text<'a>(pub &'a Facts<'a>, pub Theme);
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = Vec::new();
-        self.push(&mut line);
+        self.push(&mut Repeats::default(), &mut line);
         f.write_str(&String::from_utf8_lossy(&line))
     }
 }
 
 impl Text<'_> {
-    /// Appends the line, without a line feed, to `out`.
-    pub fn push(&self, out: &mut Vec<u8>) {
+    /// Appends the line, without a line feed, to `out`; `repeats` is that of the lines before.
+    pub fn push(&self, repeats: &mut Repeats, out: &mut Vec<u8>) {
         let (facts, theme) = (self.0, self.1);
         let Record {
             index,
@@ -136,17 +137,19 @@ impl Text<'_> {
         digits::push_hex(out, point.check.into(), 4);
         out.push(b' ');
         let us = guest_time.as_micros();
-        digits::push_right(out, us / 1_000_000, 5);
-        out.push(b'.');
-        digits::push_zeros(out, us % 1_000_000, 6);
-        out.push(b' ');
+        repeats.time(us, out, |text| {
+            digits::push_right(text, us / 1_000_000, 5);
+            text.push(b'.');
+            digits::push_zeros(text, us % 1_000_000, 6);
+            text.push(b' ');
+        });
         let name = facts.kind.name();
         theme.push_kind(out, facts.kind, name);
         if matches!(body, RecordBody::Timer | RecordBody::Progress) {
             return;
         }
-        (name.len()..9).for_each(|_| out.push(b' '));
-        Content(facts).push(out);
+        out.resize(out.len() + 9_usize.saturating_sub(name.len()), b' ');
+        Content(facts).push(repeats, out);
     }
 }
 
@@ -190,14 +193,14 @@ pub struct Content<'a>(pub &'a Facts<'a>);
 impl fmt::Display for Content<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Vec::new();
-        self.push(&mut text);
+        self.push(&mut Repeats::default(), &mut text);
         f.write_str(&String::from_utf8_lossy(&text))
     }
 }
 
 impl Content<'_> {
     /// Appends it to `out`: what most records are without `fmt`.
-    fn push(&self, out: &mut Vec<u8>) {
+    fn push(&self, repeats: &mut Repeats, out: &mut Vec<u8>) {
         match &self.0.record.body {
             RecordBody::Packet { device, .. } => {
                 out.extend_from_slice(b"net");
@@ -206,7 +209,7 @@ impl Content<'_> {
                 digits::push(out, self.0.size().unwrap_or(0));
                 out.extend_from_slice(b" bytes ");
                 if let Some(packet) = self.0.packet() {
-                    packet.push(out);
+                    packet.push(repeats, out);
                 }
             }
             RecordBody::Output(output) => {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::digits;
+use crate::repeats::Repeats;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice, icmpv4, icmpv6};
 use serde::Serialize;
 use std::borrow::Cow;
@@ -231,21 +232,25 @@ impl Packet {
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Vec::new();
-        self.push(&mut text);
+        self.push(&mut Repeats::default(), &mut text);
         f.write_str(&String::from_utf8_lossy(&text))
     }
 }
 
 impl Packet {
     /// Appends it in one line to `out`.
-    pub(crate) fn push(&self, out: &mut Vec<u8>) {
+    pub(crate) fn push(&self, repeats: &mut Repeats, out: &mut Vec<u8>) {
         match (self.src, self.dst, self.mac) {
             (Some(src), Some(dst), _) if self.proto != Protocol::Arp => {
-                push_endpoint(out, src, self.src_port);
-                out.extend_from_slice(b" > ");
-                push_endpoint(out, dst, self.dst_port);
-                out.push(b' ');
-                out.extend_from_slice(self.proto.name().as_bytes());
+                let name = self.proto.name();
+                let flow = (src, self.src_port, dst, self.dst_port, name);
+                repeats.flow(flow, out, |text| {
+                    push_endpoint(text, src, self.src_port);
+                    text.extend_from_slice(b" > ");
+                    push_endpoint(text, dst, self.dst_port);
+                    text.push(b' ');
+                    text.extend_from_slice(name.as_bytes());
+                });
             }
             (_, _, Some((src, dst))) => {
                 out.extend_from_slice(mac_text(&src).as_bytes());

@@ -53,7 +53,8 @@ pub enum Seen<'a> {
 /// How the work is divided.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grain {
-    /// Bytes read at a time: small enough to be checked and decoded from the processor's cache.
+    /// Bytes read at a time: small enough to be checked and decoded from the processor's cache, large enough that
+    /// handing blocks from thread to thread does not count.
     pub(crate) block_bytes: usize,
     /// A part of this weight is handed on; the last frame or record may go beyond.
     pub(crate) part_bytes: usize,
@@ -65,7 +66,7 @@ pub(crate) struct Grain {
 
 impl Grain {
     pub(crate) const USUAL: Self = Self {
-        block_bytes: 512 << 10,
+        block_bytes: 1 << 20,
         part_bytes: 256 << 10,
         stretch_bytes_min: 2 << 20,
         calm_bytes: 1 << 20,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::line::{HoleText, Text, write_hole_json, write_json};
 use crate::place::{Place, Range};
+use crate::repeats::Repeats;
 use crate::sample::{self, Log};
 use crate::source::{Found, walk, walk_in_grain};
 use crate::stat::gather_in_grain;
@@ -60,28 +61,32 @@ fn log() -> Log {
     sample::log_of(&sample::records(bodies), 2_000)
 }
 
+/// What was listed, and what the last lines had.
+type Lines = (Vec<u8>, Repeats);
+
 /// Text and JSON.
 struct Listing;
 
 impl Pass for Listing {
-    type Part = Vec<u8>;
+    type Part = Lines;
 
-    fn add(&self, lines: &mut Vec<u8>, seen: Seen<'_>) -> Step {
+    fn add(&self, lines: &mut Lines, seen: Seen<'_>) -> Step {
+        let (text, repeats) = lines;
         match seen {
             Seen::Frame(_) => {}
-            Seen::Record(facts, placed) => push(lines, facts, placed),
-            Seen::LeftOut(left_out) => push_hole(lines, &left_out.into()),
+            Seen::Record(facts, placed) => push(text, repeats, facts, placed),
+            Seen::LeftOut(left_out) => push_hole(text, &left_out.into()),
         }
         Step::On
     }
 
-    fn weight(&self, lines: &Vec<u8>) -> usize {
-        lines.len()
+    fn weight(&self, lines: &Lines) -> usize {
+        lines.0.len()
     }
 }
 
-fn push(lines: &mut Vec<u8>, facts: &Facts<'_>, placed: &Placed) {
-    Text(facts, Theme::plain()).push(lines);
+fn push(lines: &mut Vec<u8>, repeats: &mut Repeats, facts: &Facts<'_>, placed: &Placed) {
+    Text(facts, Theme::plain()).push(repeats, lines);
     lines.push(b'\n');
     write_json(lines, facts, placed.length).unwrap();
 }
@@ -97,7 +102,11 @@ fn expected(log: &Log, range: Range) -> (String, u64) {
     let damage = walk(log.dir(), range, |found| {
         match found {
             Found::Hole(hole) => push_hole(&mut lines, &hole),
-            Found::Record(placed, _) => push(&mut lines, &Facts::of(&placed.record), placed),
+            Found::Record(placed, _) => {
+                // Every line on its own.
+                let repeats = &mut Repeats::default();
+                push(&mut lines, repeats, &Facts::of(&placed.record), placed);
+            }
         }
         Ok(Step::On)
     });
@@ -108,7 +117,7 @@ fn expected(log: &Log, range: Range) -> (String, u64) {
 fn made(log: &Log, range: Range, grain: Grain) -> (String, u64) {
     let mut lines = Vec::new();
     let damage = walk_in_grain(log.dir(), range, grain, &Listing, |part| {
-        lines.append(part);
+        lines.append(&mut part.0);
         Ok(())
     });
     let damage = damage.map_or(u64::MAX, |damage| damage.count);

@@ -5,7 +5,9 @@ use crate::measure::Measures;
 use crate::synthetic_log;
 use anyhow::{Context, Result, ensure};
 use rig::lab::Lab;
+use rig::programs::checkout;
 use rig::wait::now;
+use rustix::fs::{Advice, fadvise};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -17,33 +19,88 @@ const LOG_BYTES: u64 = 2 << 30;
 /// Runs of each; the best counts, since whatever else the machine does only makes them slower.
 const RUNS: usize = 3;
 
-pub(crate) fn measure(lab: &mut Lab, _: &Settings, measures: &mut Measures) -> Result<()> {
-    let log = lab.run_dir().join("synthetic-log");
-    let _ = fs::remove_dir_all(&log);
-    let measured = compare(lab.arbiter.program(), &log, measures);
-    // Whatever came of it: gigabytes.
-    let _ = fs::remove_dir_all(&log);
-    measured
+/// Where the log is, and what of it is in memory before each run.
+#[derive(Clone, Copy)]
+enum Place {
+    /// All of it: reading is copying.
+    Memory,
+    /// Nothing: reading is the disk's.
+    Disk,
 }
 
-fn compare(program: &Path, log: &Path, measures: &mut Measures) -> Result<()> {
+impl Place {
+    /// Names of the measures: reading, `stat` and `ls` as a part of its speed.
+    const fn names(self) -> [&'static str; 3] {
+        match self {
+            Self::Memory => [
+                "log_read_gb_s",
+                "log_stat_speed_ratio",
+                "log_ls_speed_ratio",
+            ],
+            Self::Disk => [
+                "log_read_disk_gb_s",
+                "log_stat_disk_speed_ratio",
+                "log_ls_disk_speed_ratio",
+            ],
+        }
+    }
+
+    fn before_run(self, log: &Path) -> Result<()> {
+        match self {
+            Self::Memory => Ok(()),
+            Self::Disk => forget(log),
+        }
+    }
+}
+
+pub(crate) fn measure(lab: &mut Lab, _: &Settings, measures: &mut Measures) -> Result<()> {
+    let places = [
+        (Place::Memory, lab.run_dir().join("synthetic-log")),
+        (Place::Disk, checkout()?.join("target/rig/synthetic-log")),
+    ];
+    let mut memory_mib: f64 = 0.0;
+    for (place, log) in places {
+        let _ = fs::remove_dir_all(&log);
+        let measured = compare(lab.arbiter.program(), place, &log, measures);
+        // Whatever came of it: gigabytes.
+        let _ = fs::remove_dir_all(&log);
+        memory_mib = memory_mib.max(measured?);
+    }
+    measures.add("log_memory_mib", memory_mib, "MiB");
+    Ok(())
+}
+
+/// The most memory that a run had, MiB.
+fn compare(program: &Path, place: Place, log: &Path, measures: &mut Measures) -> Result<f64> {
     fs::create_dir_all(log)?;
     synthetic_log::write(log, LOG_BYTES)?;
     let mut best = [f64::INFINITY; 3];
     let mut memory_mib: f64 = 0.0;
     for _ in 0..RUNS {
+        place.before_run(log)?;
         best[0] = best[0].min(read(log)?);
         for (number, command) in ["stat", "ls"].into_iter().enumerate() {
+            place.before_run(log)?;
             let (seconds, mib) = run(program, command, log)?;
             best[number + 1] = best[number + 1].min(seconds);
             memory_mib = memory_mib.max(mib);
         }
     }
-    let [read, stat, ls] = best;
-    measures.add("log_read_gb_s", LOG_BYTES as f64 / 1e9 / read, "GB/s");
-    measures.add("log_stat_speed_ratio", read / stat, "");
-    measures.add("log_ls_speed_ratio", read / ls, "");
-    measures.add("log_memory_mib", memory_mib, "MiB");
+    let ([read, stat, ls], names) = (best, place.names());
+    measures.add(names[0], LOG_BYTES as f64 / 1e9 / read, "GB/s");
+    measures.add(names[1], read / stat, "");
+    measures.add(names[2], read / ls, "");
+    Ok(memory_mib)
+}
+
+/// Has the kernel drop what it holds of the files of `log`.
+fn forget(log: &Path) -> Result<()> {
+    for entry in fs::read_dir(log)? {
+        let file = File::open(entry?.path())?;
+        // What is not on the disk yet cannot be dropped.
+        file.sync_all()?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+    }
     Ok(())
 }
 

@@ -31,6 +31,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("replay_over_record", Target::AtLeast(1.0)),
     ("log_stat_speed_ratio", Target::AtLeast(0.5)),
     ("log_ls_speed_ratio", Target::AtLeast(0.5)),
+    ("log_stat_disk_speed_ratio", Target::AtLeast(0.5)),
+    ("log_ls_disk_speed_ratio", Target::AtLeast(0.5)),
     ("log_memory_mib", Target::AtMost(64.0)),
     ("pause_ms_64mib", Target::AtMost(100.0)),
     ("pause_ms_256mib", Target::AtMost(100.0)),

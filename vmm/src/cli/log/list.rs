@@ -8,6 +8,7 @@ use super::output::Output;
 use clap::Args;
 use inspect::line::{HoleText, Text, write_hole_json, write_json};
 use inspect::pass::{Pass, Seen};
+use inspect::repeats::Repeats;
 use inspect::source::{Damage, Step, WalkError, walk_in_parts};
 use inspect::theme::Theme;
 use std::io::Write;
@@ -54,8 +55,8 @@ fn write_log(out: &mut impl Write, arguments: &Arguments) -> Result<Damage, Walk
     };
     let range = arguments.choice.range(&arguments.dir)?;
     walk_in_parts(&arguments.dir, range, &listing, |lines| {
-        out.write_all(lines)?;
-        lines.clear();
+        out.write_all(&lines.text)?;
+        lines.text.clear();
         Ok(())
     })
 }
@@ -67,26 +68,33 @@ struct Listing<'a> {
     theme: Theme,
 }
 
-impl Pass for Listing<'_> {
-    type Part = Vec<u8>;
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+    repeats: Repeats,
+}
 
-    fn add(&self, lines: &mut Vec<u8>, seen: Seen<'_>) -> Step {
+impl Pass for Listing<'_> {
+    type Part = Lines;
+
+    fn add(&self, lines: &mut Lines, seen: Seen<'_>) -> Step {
+        let Lines { text, repeats } = lines;
         match seen {
             Seen::Frame(_) => {}
             Seen::LeftOut(left_out) => {
                 let hole = left_out.into();
                 // A Vec takes everything.
                 let _ = match self.json {
-                    true => write_hole_json(lines, &hole),
-                    false => writeln!(lines, "{}", HoleText(&hole, self.theme)),
+                    true => write_hole_json(text, &hole),
+                    false => writeln!(text, "{}", HoleText(&hole, self.theme)),
                 };
             }
             Seen::Record(facts, placed) if self.choice.wants(facts) => {
                 if self.json {
-                    let _ = write_json(lines, facts, placed.length);
+                    let _ = write_json(text, facts, placed.length);
                 } else {
-                    Text(facts, self.theme).push(lines);
-                    lines.push(b'\n');
+                    Text(facts, self.theme).push(repeats, text);
+                    text.push(b'\n');
                 }
             }
             Seen::Record(..) => {}
@@ -94,7 +102,7 @@ impl Pass for Listing<'_> {
         Step::On
     }
 
-    fn weight(&self, lines: &Vec<u8>) -> usize {
-        lines.len()
+    fn weight(&self, lines: &Lines) -> usize {
+        lines.text.len()
     }
 }
