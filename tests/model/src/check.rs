@@ -9,6 +9,7 @@
 use crate::action::{Action, all};
 use crate::invariants::Broken;
 use crate::progress::{recovers, recovery};
+use crate::report::Said;
 use crate::sabotage::Sabotage;
 use crate::step::{Stepper, boot};
 use crate::world::{Bounds, World};
@@ -144,9 +145,16 @@ pub fn check(pair: Pair, threads: usize, limit: Duration) -> Verdict {
         .threads(threads)
         .finish_when(HasDiscoveries::AnyFailures)
         .timeout(limit);
+    let mut said = Said::default();
     match pair.sabotage {
-        Sabotage::None => verdict(pair, &checker.spawn_dfs().join(), began.elapsed() < limit),
-        _ => verdict(pair, &checker.spawn_bfs().join(), began.elapsed() < limit),
+        Sabotage::None => {
+            let checked = checker.spawn_dfs().report(&mut said).join();
+            verdict(pair, &checked, began.elapsed() < limit)
+        }
+        _ => {
+            let checked = checker.spawn_bfs().report(&mut said).join();
+            verdict(pair, &checked, began.elapsed() < limit)
+        }
     }
 }
 

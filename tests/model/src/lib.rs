@@ -37,6 +37,7 @@ pub mod host;
 pub mod invariants;
 pub mod progress;
 pub mod relative;
+pub mod report;
 pub mod sabotage;
 pub mod step;
 pub mod world;
