@@ -1,5 +1,5 @@
 //! What an operator does (`docs/installing.md`): the Debian package on three machines, certificates, the units of
-//! arbiter, primary and backup started, the primary's host killed.
+//! arbiter, primary, backup and standby started, the primary's host killed, then the backup's.
 
 use crate::Drill;
 use anyhow::{Context, Result, ensure};
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) const DRILLS: &[Drill] = &[Drill {
     name: PACKAGE,
-    shows: "the .deb in a clean Debian, certificates, units of arbiter and both sides; one host killed",
+    shows: "the .deb in a clean Debian, certificates, units of arbiter, both sides and a standby; two hosts killed",
     run: package,
 }];
 
@@ -36,11 +36,15 @@ const STATE: &str = "/var/lib/understudy";
 const STORE: &str = "/var/lib/understudy/arbiter.redb";
 const EXAMPLES: &str = "/usr/share/doc/understudy/examples";
 
-/// The third host is the arbiter's.
+/// The third host is the arbiter's; the standby is there, too.
 const ARBITER: Side = Side::Spare;
 const ARBITER_UNIT: &str = "understudy-arbiter";
+const STANDBY_UNIT: &str = "understudy-standby@web";
 /// In the example of its environment file.
 const EXAMPLE_ADDRESS: &str = "10.0.0.9:7070";
+
+/// The names in the hosts' certificates.
+const HOSTS: &str = "[\"primary\", \"backup\", \"spare\"]";
 
 /// Who may read everything at the arbiter.
 const OPERATOR: &str = "operator";
@@ -65,14 +69,6 @@ fn unit(side: Side) -> String {
     format!("understudy-{side}@web")
 }
 
-/// The name in a host's certificate.
-const fn certified(side: Side) -> &'static str {
-    match side {
-        Side::Primary | Side::Backup => side.name(),
-        Side::Spare => "arbiter",
-    }
-}
-
 fn arbiter_address() -> String {
     format!("{}:7070", ARBITER.address())
 }
@@ -85,6 +81,7 @@ fn prepare(lab: &Lab, root: &Path) -> Result<()> {
     fs::create_dir_all(below(STATE).join("images"))?;
     let options = PairOptions {
         tls: true,
+        spare: true,
         ..lab.options()
     };
     let config = options.config();
@@ -93,6 +90,8 @@ fn prepare(lab: &Lab, root: &Path) -> Result<()> {
         (TLS_DIR, TLS.into()),
         (&Arbiter::url(), url),
         ("plain_text = true", "arbiter = [\"arbiter\"]".into()),
+        ("primary = [\"primary\"]", format!("primary = {HOSTS}")),
+        ("backup = [\"backup\"]", format!("backup = {HOSTS}")),
         (GUEST_KERNEL, format!("{STATE}/images/kernel")),
         (GUEST_INITRAMFS, format!("{STATE}/images/initramfs")),
         (LOG_DIR, format!("{STATE}/web/log")),
@@ -135,9 +134,7 @@ fn arbiter_files(root: &Path) -> Result<()> {
     );
     let own = example.replace(EXAMPLE_ADDRESS, &arbiter_address());
     fs::write(below(ENVIRONMENT), own)?;
-    let (primary, backup) = (certified(Side::Primary), certified(Side::Backup));
-    let access =
-        format!("operators = [\"{OPERATOR}\"]\n[hosts]\n{VM} = [\"{primary}\", \"{backup}\"]\n");
+    let access = format!("operators = [\"{OPERATOR}\"]\n[hosts]\n{VM} = {HOSTS}\n");
     Ok(fs::write(below(ACCESS), access)?)
 }
 
@@ -160,8 +157,8 @@ fn certificates(root: &Path) -> Result<()> {
         root,
         &["understudy", "cert", "authority", "--dir", &authority],
     )?;
-    let hosts = [Side::Primary, Side::Backup, ARBITER].map(certified);
-    for name in hosts.into_iter().chain([OPERATOR]) {
+    let hosts = [Side::Primary, Side::Backup, Side::Spare].map(Side::name);
+    for name in hosts.into_iter().chain(["arbiter", OPERATOR]) {
         let issue = [
             "understudy",
             "cert",
@@ -176,16 +173,26 @@ fn certificates(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a machine its certificate under the names that its files have, and takes the others' away.
-fn install_certificate(debian: &Debian<'_>, side: Side) -> Result<()> {
-    let name = certified(side);
-    let own = if side == ARBITER { "arbiter" } else { "host" };
+/// Gives a machine its certificates under the names that its files have, and takes the others' away.
+fn install_certificates(debian: &Debian<'_>, side: Side) -> Result<()> {
+    let more = if side == ARBITER {
+        format!("cp issued/arbiter.* issued/{OPERATOR}.* .; ")
+    } else {
+        String::new()
+    };
     let script = format!(
-        "set -e; cd {TLS}; cp issued/ca.pem .; cp issued/{name}.pem {own}.pem; cp issued/{name}.key {own}.key; \
-         [ {own} = host ] || cp issued/{OPERATOR}.pem issued/{OPERATOR}.key .; \
+        "set -e; cd {TLS}; cp issued/ca.pem .; cp issued/{side}.pem host.pem; cp issued/{side}.key host.key; {more}\
          rm -r authority issued; chgrp understudy *; chmod 640 *"
     );
     debian.run(&["sh", "-c", &script])?.success().map(drop)
+}
+
+/// Starts the standby's unit, which is told where to listen.
+fn start_standby(third: &Debian<'_>) -> Result<()> {
+    let standby = format!("{}:7072", Side::Spare.address());
+    let tell = format!("echo STANDBY={standby} >> /etc/understudy/web.env");
+    third.run(&["sh", "-c", &tell])?.success()?;
+    third.start_unit(STANDBY_UNIT)
 }
 
 /// Makes the store by hand, once, and starts the service.
@@ -243,51 +250,65 @@ fn register(arbiter: &Debian<'_>) -> Result<u64> {
 
 fn drill(lab: &mut Lab, root: &Path) -> Result<()> {
     lab.reboot_filled(root)?;
-    let (mut client, survivor, third) = {
+    let mut client;
+    let (second, third) = {
         let start = |side| -> Result<Debian<'_>> {
             let debian = Debian::start(lab.host(side).agent()?)?;
-            install_certificate(&debian, side)?;
+            install_certificates(&debian, side)?;
             Ok(debian)
         };
-        let (primary, backup, arbiter) =
-            (start(Side::Primary)?, start(Side::Backup)?, start(ARBITER)?);
-        start_arbiter(&arbiter)?;
-        let doctor = primary.run(&["understudy", "doctor"])?;
-        ensure!(doctor.code == 0, "doctor: {}", doctor.text());
-        primary.start_unit(&unit(Side::Primary))?;
-        backup.start_unit(&unit(Side::Backup))?;
-        wait_role(&primary, Side::Primary, "protected", PROTECTED_LIMIT)?;
-        wait_role(&backup, Side::Backup, "following", PROTECTED_LIMIT)?;
-        confined(&primary)?;
-        let mut client = Oracle::start(&Namespace::named("client"), &Load::default())?;
+        let (first, second) = (start(Side::Primary)?, start(Side::Backup)?);
+        let third = start(ARBITER)?;
+        start_arbiter(&third)?;
+        start_pair(&first, &second)?;
+        start_standby(&third)?;
+        client = Oracle::start(&Namespace::named("client"), &Load::default())?;
         client.wait_connected()?;
-        client.wait_progress(0, REQUESTS, PROGRESS_LIMIT)?;
-        let [backup, arbiter] = [backup, arbiter].map(|debian| debian.first_process().to_owned());
-        (client, backup, arbiter)
+        served(&mut client)?;
+        [second, third]
+            .map(|debian| debian.first_process().to_owned())
+            .into()
     };
     lab.host_mut(Side::Primary).kill();
-    let backup = Debian::running(lab.host(Side::Backup).agent()?, survivor);
-    let alone = wait_role(&backup, Side::Backup, "solo", GO_LIVE_LIMIT)?;
-    ensure!(alone.generation == 2, "generation {}", alone.generation);
-    let before = client.order(&Order::Tell)?.acknowledged;
-    client.wait_progress(before, REQUESTS, PROGRESS_LIMIT)?;
+    let second = Debian::running(lab.host(Side::Backup).agent()?, second);
+    let again = wait_role(&second, &unit(Side::Backup), "protected", PROTECTED_LIMIT)?;
+    ensure!(again.generation == 2, "generation {}", again.generation);
+    served(&mut client)?;
+    lab.host_mut(Side::Backup).kill();
+    let third = Debian::running(lab.host(Side::Spare).agent()?, third);
+    let alone = wait_role(&third, STANDBY_UNIT, "solo", GO_LIVE_LIMIT)?;
+    ensure!(alone.generation == 3, "generation {}", alone.generation);
+    served(&mut client)?;
     let seen = client.finish()?;
     let complaints = seen.complaints();
     ensure!(complaints.is_empty(), "{}: {seen:?}", complaints.join("; "));
-    let arbiter = Debian::running(lab.host(ARBITER).agent()?, third);
-    let generation = register(&arbiter)?;
-    ensure!(generation == 2, "the arbiter is at generation {generation}");
-    // `stop` and the unit's own ExecStop.
-    backup
-        .run(&["systemctl", "stop", &unit(Side::Backup)])?
-        .success()?;
-    arbiter
-        .run(&["systemctl", "stop", ARBITER_UNIT])?
-        .success()?;
+    let generation = register(&third)?;
+    ensure!(generation == 3, "the arbiter is at generation {generation}");
+    // `stop` and the units' own ExecStop.
+    for unit in [STANDBY_UNIT, ARBITER_UNIT] {
+        third.run(&["systemctl", "stop", unit])?.success()?;
+    }
     note(
-        "systemd started arbiter and both sides, in TLS; the survivor served, and stopped when told",
+        "systemd started arbiter, both sides and a standby, in TLS; who was left served, and stopped when told",
     );
     Ok(())
+}
+
+fn start_pair(first: &Debian<'_>, second: &Debian<'_>) -> Result<()> {
+    let doctor = first.run(&["understudy", "doctor"])?;
+    ensure!(doctor.code == 0, "doctor: {}", doctor.text());
+    let (primary, backup) = (unit(Side::Primary), unit(Side::Backup));
+    first.start_unit(&primary)?;
+    second.start_unit(&backup)?;
+    wait_role(first, &primary, "protected", PROTECTED_LIMIT)?;
+    wait_role(second, &backup, "following", PROTECTED_LIMIT)?;
+    confined(first)
+}
+
+fn served(client: &mut Oracle) -> Result<()> {
+    let before = client.order(&Order::Tell)?.acknowledged;
+    let served = client.wait_progress(before, REQUESTS, PROGRESS_LIMIT);
+    served.map(drop)
 }
 
 /// The unit's process is of the package's user, and has given its capabilities up.
@@ -302,10 +323,10 @@ fn confined(debian: &Debian<'_>) -> Result<()> {
     Ok(())
 }
 
-fn wait_role(debian: &Debian<'_>, side: Side, role: &str, limit: Duration) -> Result<Status> {
+fn wait_role(debian: &Debian<'_>, unit: &str, role: &str, limit: Duration) -> Result<Status> {
     let argv = ["understudy", "status", "--json", "--config", CONFIG];
     let mut last = String::new();
-    let result = until(&format!("{side} to be {role}"), limit, INTERVAL, || {
+    let result = until(&format!("{unit} to be {role}"), limit, INTERVAL, || {
         let told = debian.run(&argv)?;
         if told.code != 0 {
             last = String::from_utf8_lossy(&told.stderr).into_owned();
@@ -315,5 +336,5 @@ fn wait_role(debian: &Debian<'_>, side: Side, role: &str, limit: Duration) -> Re
         last.clone_from(&status.role);
         Ok((status.role == role).then_some(status))
     });
-    result.with_context(|| format!("last: {last}\n{}", debian.journal(&unit(side))))
+    result.with_context(|| format!("last: {last}\n{}", debian.journal(unit)))
 }

@@ -65,7 +65,7 @@ pub fn with_package(to: &Path) -> Result<()> {
         &["apt-get", "install", "-y", "-q", "/tmp/understudy.deb"],
     )?;
     inside(to, &["understudy", "--version"])?;
-    let units = ["primary@web", "backup@web", "arbiter"];
+    let units = ["primary@web", "backup@web", "standby@web", "arbiter"];
     let units = units.map(|unit| format!("understudy-{unit}.service"));
     let verify = ["systemd-analyze", "verify", "--man=no"].into_iter();
     let said = inside(

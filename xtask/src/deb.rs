@@ -27,6 +27,10 @@ const FILES: &[(&str, &str)] = &[
         "packaging/understudy-backup@.service",
         "usr/lib/systemd/system/understudy-backup@.service",
     ),
+    (
+        "packaging/understudy-standby@.service",
+        "usr/lib/systemd/system/understudy-standby@.service",
+    ),
     ("packaging/copyright", "usr/share/doc/understudy/copyright"),
     ("CHANGELOG.md", "usr/share/doc/understudy/CHANGELOG.md"),
     ("docs/errors.md", "usr/share/doc/understudy/errors.md"),
