@@ -31,8 +31,8 @@ pub(crate) const DRILLS: &[Drill] = &[
 pub(crate) const TWO_HUNDRED: &str = "two-hundred-snapshots";
 
 /// Interval of the places in a row, and how many there must be.
-const SETTLE_MS: u32 = 1_000;
-const PLACES: u64 = 8;
+const SETTLE_MS: u32 = 500;
+const PLACES: u64 = 6;
 
 const REQUESTS: u64 = 1_000;
 
