@@ -332,7 +332,11 @@ fn wait_role(debian: &Debian<'_>, unit: &str, role: &str, limit: Duration) -> Re
             last = String::from_utf8_lossy(&told.stderr).into_owned();
             return Ok(None);
         }
-        let status = Status::parse(&told.stdout)?;
+        // Just started, it has no node yet.
+        let Ok(status) = Status::parse(&told.stdout) else {
+            last = told.text();
+            return Ok(None);
+        };
         last.clone_from(&status.role);
         Ok((status.role == role).then_some(status))
     });
