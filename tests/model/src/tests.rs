@@ -1,11 +1,15 @@
 //! A small part of what `cargo xtask model` checks, for every `cargo test`.
 
+use model::action::prompt;
 use model::bounds::FINDS;
 use model::check::{Pair, check};
 use model::histories::{Break, Clients, check_histories};
+use model::invariants::{Broken, after};
 use model::sabotage::Sabotage;
-use model::world::Bounds;
+use model::step::{Stepper, boot};
+use model::world::{Bounds, World};
 use std::time::Duration;
+use vmm::replication::role::Role;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -41,6 +45,26 @@ fn every_deliberate_break_is_found() {
             broken.steps.len()
         );
     }
+}
+
+/// No deliberate break leads there: what a host remembers and the arbiter's register would both have to be wrong.
+#[test]
+fn who_takes_part_in_something_older_than_the_host_has_seen_is_caught() {
+    let mut world = World::new(TINY, Sabotage::None);
+    boot(&mut world, Sabotage::None);
+    let mut steps = Vec::new();
+    while world.hosts[0].role() != Some(Role::Awaiting) {
+        prompt(&world, &mut steps);
+        let step = steps.drain(..).next().expect("the claim is under way");
+        let sabotage = Sabotage::None;
+        let world = &mut world;
+        Stepper { world, sabotage }.act(&step);
+    }
+    after(&mut world, 0);
+    assert_eq!(world.broken, None);
+    world.host(0).mark = 2;
+    after(&mut world, 0);
+    assert_eq!(world.broken, Some(Broken::OlderGeneration));
 }
 
 /// Two clients race for a generation; the first asks twice, the second goes on to the next.
