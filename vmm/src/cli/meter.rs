@@ -8,6 +8,10 @@ use std::time::Duration;
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Lines of what is counted, and of what is not.
+const COUNTED: &str = "[{bar:30}] {percent} %  {msg}";
+const UNKNOWN: &str = "{spinner} {msg}";
+
 /// A line that is drawn over and over until it ends.
 pub(super) struct Meter(ProgressBar);
 
@@ -19,21 +23,32 @@ impl Meter {
         } else {
             ProgressDrawTarget::hidden()
         };
-        Self(ProgressBar::with_draw_target(None, target))
+        let meter = Self(ProgressBar::with_draw_target(None, target));
+        meter.style(UNKNOWN);
+        meter
+    }
+
+    /// Whether anybody sees it.
+    pub(super) fn is_shown(&self) -> bool {
+        !self.0.is_hidden()
     }
 
     /// Says what is being done, of which nobody knows how much there is.
     pub(super) fn tell(&self, doing: String) {
-        self.0.unset_length();
-        self.style("{spinner} {msg}");
+        if self.0.length().is_some() {
+            self.0.unset_length();
+            self.style(UNKNOWN);
+        }
         self.0.set_message(doing);
         self.0.tick();
     }
 
     /// Says what is being done, and draws how much of it.
     pub(super) fn show(&self, done: u64, all: u64, doing: String) {
+        if self.0.length().is_none() {
+            self.style(COUNTED);
+        }
         self.0.set_length(all);
-        self.style("[{bar:30}] {percent} %  {msg}");
         self.0.set_message(doing);
         self.0.set_position(done.min(all));
     }
@@ -66,7 +81,7 @@ mod tests {
         meter.tell("copying".into());
         meter.show(7, 5, "copied".into());
         meter.end();
-        assert!(meter.0.is_hidden() && meter.0.is_finished());
+        assert!(!meter.is_shown() && meter.0.is_finished());
         assert_eq!((meter.0.position(), meter.0.length()), (5, Some(5)));
     }
 }

@@ -145,14 +145,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let listening = |address| tracing::info!("gdb may connect: target remote {address}");
         return Ok(runtime::serve_gdb(&options, address, listening)?);
     }
+    let meter = Meter::begin(!arguments.console);
     let mut watcher = Watcher {
         console: arguments.console,
         capture: match &arguments.pcapng {
             Some(path) => Some(PcapngWriter::new(export::open(path)?)?),
             None => None,
         },
-        meter: Meter::begin(!arguments.console),
-        all: records_in(&dir),
+        all: meter.is_shown().then(|| records_in(&dir)).flatten(),
+        meter,
     };
     let replayed = runtime::replay(&options, &mut watcher);
     watcher.meter.end();
@@ -198,7 +199,7 @@ struct Watcher {
     console: bool,
     capture: Option<PcapngWriter<Box<dyn Write>>>,
     meter: Meter,
-    /// Records in the log, if that could be found out.
+    /// Records in the log, if anybody sees the meter and it could be found out.
     all: Option<u64>,
 }
 

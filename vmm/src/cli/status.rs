@@ -32,7 +32,8 @@ Examples:
   Until the guest has a backup again, with a bar while its state is transferred:
     $ understudy status --config guest.toml --wait
 
---wait ends with status 1 when there will be none: the guest ended, or this side halted. Ends with status 7 when nothing runs there.")]
+Ends with status 7 when nothing runs there; --wait also with status 1 when there will be no backup: the
+guest ended, or this side halted and does not stand by.")]
 pub(super) struct StatusArguments {
     #[command(flatten)]
     target: Target,
