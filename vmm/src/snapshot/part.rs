@@ -387,12 +387,14 @@ mod tests {
                 let bytes: Vec<u8> = (0..length.min(room)).map(|n| byte ^ (n % 251) as u8).collect();
                 from.write_slice(&bytes, GuestAddress(page * PAGE_BYTES)).expect("in memory");
             }
-            let filled = memory();
+            let (filled, mut pages) = (memory(), 0);
             for part in all_parts(&from, &PageSet::all(PAGES_OF_MEMORY * PAGE_BYTES)) {
                 prop_assert!(part.len() <= logging_channel::message::PART_BYTES_MAX);
                 prop_assert_eq!(apply(&to, &part), Ok(None));
                 prop_assert_eq!(fill(&filled, &part), Ok(None));
+                pages += pages_in(&part);
             }
+            prop_assert_eq!(pages, PAGES_OF_MEMORY);
             prop_assert!(contents(&from) == contents(&to));
             prop_assert!(contents(&from) == contents(&filled));
         }
@@ -402,7 +404,7 @@ mod tests {
             let mut part = vec![kind];
             part.extend(bytes);
             // Whatever comes of it: an answer, and no write outside memory.
-            let _ = apply(&memory(), &part);
+            let _ = (apply(&memory(), &part), pages_in(&part));
         }
     }
 }
