@@ -29,6 +29,8 @@ pub(super) struct Network {
     /// Whether frames for others are for the guest, too.
     promiscuous: bool,
     buffer: Vec<u8>,
+    /// Whether it was said that frames for others are left out.
+    said_strange: bool,
     /// Frames that the TAP did not take.
     pub(super) transmit_lost: u64,
     /// Frames that the fence refused.
@@ -57,6 +59,7 @@ impl Network {
             addresses: config.map_or_else(Vec::new, |config| config.announce.clone()),
             promiscuous: config.is_some_and(|config| config.promiscuous),
             buffer: vec![0; FRAME_BYTES_MAX],
+            said_strange: false,
             transmit_lost: 0,
             transmit_refused: 0,
         })
@@ -77,6 +80,8 @@ impl Network {
                     let frame = &self.buffer[..length];
                     if self.promiscuous || is_for(self.mac, frame) {
                         frames.push(frame.to_vec());
+                    } else if !std::mem::replace(&mut self.said_strange, true) {
+                        tracing::info!("frames for other stations are not given to the guest");
                     }
                 }
                 Ok(None) => {
