@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
+
 /// Appends `number` in decimal.
 pub(crate) fn push(out: &mut Vec<u8>, number: u64) {
     push_padded(out, number, 0, b'0');

@@ -157,7 +157,7 @@ fn certificates(root: &Path) -> Result<()> {
         root,
         &["understudy", "cert", "authority", "--dir", &authority],
     )?;
-    let hosts = [Side::Primary, Side::Backup, Side::Spare].map(Side::name);
+    let hosts = Side::ALL.map(Side::name);
     for name in hosts.into_iter().chain(["arbiter", OPERATOR]) {
         let issue = [
             "understudy",

@@ -63,20 +63,10 @@ fn lives(lab: &mut Lab, count: u64) -> Result<()> {
     let mut scene = Scene::open(lab, &options, &Load::steady())?;
     let mut live = Side::Primary;
     for life in 1..=count {
-        scene.phase(&format!("life {life} ends"))?;
         let began = now();
-        scene.strike(Fault::Kill(live))?;
         let dead = live;
         live = live.other();
-        let solo = scene
-            .pair
-            .wait_role(scene.lab, live, "solo", GO_LIVE_LIMIT)?;
-        ensure!(
-            solo.generation == life + 1,
-            "{live} is alone in generation {}",
-            solo.generation
-        );
-        scene.wait_served()?;
+        outlive(&mut scene, dead, live, life + 1)?;
         let served = began.elapsed().as_secs_f64();
         if life == count {
             break;
@@ -120,35 +110,34 @@ fn third_host(lab: &mut Lab) -> Result<()> {
     lab.power_on_spare()?;
     let mut scene = Scene::open(lab, &options, &Load::steady())?;
     scene.pair.stand_by(scene.lab, Side::Spare, &options)?;
-    let order = [Side::Primary, Side::Backup, Side::Spare];
-    for (turn, dies, survives) in [
-        (1, order[0], order[1]),
-        (2, order[1], order[2]),
-        (3, order[2], order[0]),
-    ] {
-        scene.phase(&format!("{dies} dies"))?;
-        scene.strike(Fault::Kill(dies))?;
-        let solo = scene
-            .pair
-            .wait_role(scene.lab, survives, "solo", GO_LIVE_LIMIT)?;
-        ensure!(
-            solo.generation == turn + 1,
-            "{survives} is alone in generation {}",
-            solo.generation
-        );
-        scene.wait_served()?;
-        let next = order[(turn as usize + 1) % order.len()];
-        match turn {
-            1 => {}
-            2 => repair_host(&mut scene, next, &options)?,
-            _ => break,
-        }
-        protected_by(&scene, survives, next)?;
-        scene.wait_served()?;
-        keep_so_far(scene.lab)?;
-    }
+    let [first, second, third] = Side::ALL;
+    outlive(&mut scene, first, second, 2)?;
+    protected_by(&scene, second, third)?;
+    scene.wait_served()?;
+    keep_so_far(scene.lab)?;
+    outlive(&mut scene, second, third, 3)?;
+    repair_host(&mut scene, first, &options)?;
+    protected_by(&scene, third, first)?;
+    scene.wait_served()?;
+    keep_so_far(scene.lab)?;
+    outlive(&mut scene, third, first, 4)?;
     scene.check_register(4)?;
     conclude(scene, 4)
+}
+
+/// One host loses power; the other takes over in this generation, and serves.
+fn outlive(scene: &mut Scene<'_>, dies: Side, survives: Side, generation: u64) -> Result<()> {
+    scene.phase(&format!("{dies} dies"))?;
+    scene.strike(Fault::Kill(dies))?;
+    let solo = scene
+        .pair
+        .wait_role(scene.lab, survives, "solo", GO_LIVE_LIMIT)?;
+    ensure!(
+        solo.generation == generation,
+        "{survives} is alone in generation {}",
+        solo.generation
+    );
+    scene.wait_served().map(drop)
 }
 
 /// A dead host boots, with what its disk kept, and stands by.

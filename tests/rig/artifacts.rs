@@ -51,8 +51,7 @@ pub fn keep(lab: &mut Lab, name: &str, command: &str, report: &str) -> Option<Pa
 /// How each program's messages end in what was kept, for a report whose reader has nothing else.
 #[must_use]
 pub fn last_messages(dir: &Path) -> String {
-    let sides = [Side::Primary, Side::Backup, Side::Spare];
-    let files = sides.map(|side| dir.join(side.name()).join(MESSAGES));
+    let files = Side::ALL.map(|side| dir.join(side.name()).join(MESSAGES));
     let said = files.iter().filter(|file| file.exists());
     said.map(|file| last_words(file))
         .collect::<Vec<_>>()

@@ -70,6 +70,9 @@ impl Side {
     /// The two that every lab has.
     pub const BOTH: [Self; 2] = [Self::Primary, Self::Backup];
 
+    /// Those two and the third host.
+    pub const ALL: [Self; 3] = [Self::Primary, Self::Backup, Self::Spare];
+
     /// The host's name, also the product's subcommand.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -465,3 +465,20 @@ impl Invariants {
         format!("{lives:?}, grants {:?}", self.grants)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_part_in_something_older_than_the_host_has_seen_is_caught() {
+        let invariants = Invariants::default();
+        assert!(invariants.generation_is(Role::Solo, 1, 2).is_err());
+        assert!(invariants.generation_is(Role::Following, 1, 2).is_err());
+        // It asks, and is refused; or it has taken part before, and has not any more.
+        for role in [Role::Starting, Role::Joining, Role::Halted] {
+            assert!(invariants.generation_is(role, 1, 2).is_ok());
+        }
+        assert!(invariants.generation_is(Role::Solo, 2, 2).is_ok());
+    }
+}

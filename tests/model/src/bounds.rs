@@ -8,7 +8,7 @@ use crate::world::Bounds;
 /// Checked by `cargo xtask test`, with [`FINDS`]: under a minute.
 pub const QUICK: [Bounds; 2] = [bounds(2, 1, 1, false), bounds(2, 1, 0, true)];
 
-/// Checked by `cargo xtask model`: tens of minutes, some gigabytes.
+/// Checked by `cargo xtask model`: three quarters of an hour on two processors, less than a gigabyte.
 pub const LARGE: [Bounds; 5] = [
     bounds(2, 1, 1, false),
     bounds(2, 1, 0, true),

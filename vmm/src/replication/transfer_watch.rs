@@ -64,6 +64,19 @@ pub struct TransferStatus {
     pub failure: Option<String>,
 }
 
+impl TransferStatus {
+    /// What is being done, in words; `None` when it is over.
+    #[must_use]
+    pub fn doing(&self) -> Option<String> {
+        match self.phase {
+            TransferPhase::Copying => Some(format!("round {} of copying memory", self.rounds)),
+            TransferPhase::Pausing => Some("sending what the guest wrote last".to_owned()),
+            TransferPhase::Waiting => Some("waiting for the new backup".to_owned()),
+            TransferPhase::Done | TransferPhase::Failed => None,
+        }
+    }
+}
+
 /// Watches one node.
 #[derive(Debug, Default)]
 pub struct TransferWatch {

@@ -53,16 +53,13 @@ fn under_way(sends: Option<&TransferStatus>, taken: Option<u64>) -> Option<(u64,
 }
 
 fn doing(sending: &TransferStatus) -> Option<String> {
-    match sending.phase {
-        TransferPhase::Copying => {
-            let percent = sending.round_sent.saturating_mul(100) / sending.round_pages.max(1);
-            let (round, pages) = (sending.rounds, sending.round_pages);
-            Some(format!("round {round}, {percent} % of {pages} pages sent"))
-        }
-        TransferPhase::Pausing => Some("sending what the guest wrote last".to_owned()),
-        TransferPhase::Waiting => Some("waiting for the new backup".to_owned()),
-        TransferPhase::Done | TransferPhase::Failed => None,
+    let doing = sending.doing()?;
+    if sending.phase != TransferPhase::Copying {
+        return Some(doing);
     }
+    let pages = sending.round_pages;
+    let percent = sending.round_sent.saturating_mul(100) / pages.max(1);
+    Some(format!("{doing}, {percent} % of {pages} pages sent"))
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -104,7 +101,7 @@ mod tests {
         let said = progress.look(at(13), watch.status(), None).unwrap();
         assert_eq!(
             said,
-            "transfer: round 1, 50 % of 400 pages sent, 6.0 MiB, 2.0 MiB/s"
+            "transfer: round 1 of copying memory, 50 % of 400 pages sent, 6.0 MiB, 2.0 MiB/s"
         );
         assert_eq!(progress.look(at(14), watch.status(), None), None);
         watch.event(at(14), &NodeEvent::TransferReady { attempt: 1 });
